@@ -24,7 +24,7 @@ demo: .venv/ready  ## Run the whole system here. ONCE=1: stop after the answers.
 		$(if $(WEIGHTS),--weights '$(WEIGHTS)')
 
 test: .venv/ready  ## Run every test.
-	GRPC_VERBOSITY=ERROR $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
+	GRPC_VERBOSITY=ERROR $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 load: .venv/ready  ## Load-test a running demo against the objectives of loadtest/slo.toml. LOAD='--seconds 60 …': more options.
 	$(BIN)/lookalike load $(LOAD)

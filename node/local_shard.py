@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
+from typing import TypeVar
 
 import grpc
 
@@ -18,6 +19,7 @@ from lookalike.status import INTERNAL_MESSAGE, STATUS, code_of
 from lookalike.v1 import index_pb2
 
 log = logging.getLogger(__name__)
+Page = TypeVar("Page")
 
 
 class LocalShard:
@@ -58,7 +60,30 @@ class LocalShard:
         self, request: index_pb2.ShardListRequest, timeout_s: float | None
     ) -> AsyncIterator[index_pb2.ShardListPage]:
         deadline = Deadline.after(timeout_s)
-        async with aclosing(self._service.list(request, deadline)) as pages:
+        async with aclosing(self._pages(self._service.list(request, deadline), deadline)) as pages:
+            async for page in pages:
+                yield page
+
+    async def list_changes(
+        self, request: index_pb2.ListChangesRequest, timeout_s: float | None
+    ) -> AsyncIterator[index_pb2.ListChangesPage]:
+        deadline = Deadline.after(timeout_s)
+        async with aclosing(self._pages(self._service.list_changes(request, deadline), deadline)) as pages:
+            async for page in pages:
+                yield page
+
+    async def seal(self, request: index_pb2.SealRequest, timeout_s: float) -> index_pb2.SealResponse:
+        with self._errors():
+            async with asyncio.timeout(timeout_s):
+                return await self._service.seal(request, Deadline.after(timeout_s))
+
+    async def finish_handover(self, request: index_pb2.FinishHandoverRequest, timeout_s: float) -> None:
+        with self._errors():
+            async with asyncio.timeout(timeout_s):
+                await self._service.finish_handover(request, Deadline.after(timeout_s))
+
+    async def _pages(self, stream: AsyncGenerator[Page, None], deadline: Deadline) -> AsyncGenerator[Page, None]:
+        async with aclosing(stream) as pages:
             while True:
                 with self._errors():
                     async with asyncio.timeout(deadline.timeout_s()):

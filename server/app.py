@@ -23,6 +23,7 @@ from server.change_encoding import ChangeEncoder
 from server.changes import CatalogWriter
 from server.classify import ClassifyHandler
 from server.enqueue import Enqueuer
+from server.handover import HandoverRunner
 from server.open_streams import OpenStreams
 from server.policy import AutoPolicy
 from server.query_parser import QueryParser
@@ -64,12 +65,14 @@ class Gateway:
 
     shards: ShardGroup
     versions: VersionWatch
+    handovers: HandoverRunner
     encoders: Encoders
     cache: ResultCache | None
     enqueuer: Enqueuer
     handlers: tuple[grpc.GenericRpcHandler, ...]
 
     async def close(self) -> None:
+        await self.handovers.close()
         await asyncio.gather(self.shards.close(), self.encoders.close(), self.enqueuer.close())
         if self.cache is not None:
             await self.cache.close()
@@ -78,7 +81,8 @@ class Gateway:
 def build_gateway(settings: ServiceSettings, transports: Sequence[ShardTransport]) -> Gateway:
     """Build all parts of a gateway of these shards, in the order of their ordinals; nothing is connected yet."""
     shards, encoders, cache = ShardGroup(transports, settings), Encoders(settings.encoders()), _result_cache(settings)
-    versions = VersionWatch(shards, encoders, settings.refresh_s)
+    handovers = HandoverRunner(transports)
+    versions = VersionWatch(shards, encoders, handovers, settings.refresh_s)
     deadline_s = settings.default_deadline_s
     policy = AutoPolicy.parse(settings.auto_policy, photo=settings.auto_photo, text=settings.auto_text)
     keys = RequestKeys(policy.text)
@@ -136,7 +140,7 @@ def build_gateway(settings: ServiceSettings, transports: Sequence[ShardTransport
         edge.handler(SEARCH, {**search_methods, **search_streams}, take_bytes={"Search"}),
         edge.handler(CATALOG, {**catalog_methods, **write_streams, "Wait": enqueuer.wait}),
     )
-    return Gateway(shards, versions, encoders, cache, enqueuer, handlers)
+    return Gateway(shards, versions, handovers, encoders, cache, enqueuer, handlers)
 
 
 async def serve(settings: GatewaySettings) -> None:

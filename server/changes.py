@@ -6,12 +6,13 @@ A change is durable on the disk of its shard before the response is sent.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 from typing import NamedTuple
 
-from lookalike.errors import InvalidRequest, LookalikeError, NotFound, Overloaded
+from lookalike.errors import InvalidRequest, LookalikeError, NotFound, Overloaded, Unavailable
 from lookalike.limits import MAX_CHANGES
 from lookalike.product_rules import embedded_texts, max_revision
 from lookalike.runtime.deadline import Deadline
@@ -40,6 +41,10 @@ _WAIT_S, _MAX_WAIT_S = 0.05, 60.0
 _PART = 128  # Of a batch: one is checked while the one before is written, and no search waits for more than one.
 _CHECKED_AT_ONCE = 16  # Changes, each of some 20 µs.
 _ENCODED_AT_ONCE = 32  # Changes of one batch: the encoders refuse what waits beyond their own bounds.
+
+
+class _Moved(Unavailable):
+    """The version takes no updates: another one does, or will."""
 
 
 class _Prepared(NamedTuple):
@@ -82,10 +87,11 @@ class CatalogWriter:
         applying: asyncio.Task[list[ChangeResponse | LookalikeError]] | None = None
         try:
             for start in range(0, len(request.changes), _PART):
-                prepared = await self._prepare_all(request.changes[start : start + _PART], snapshot, deadline)
+                part = request.changes[start : start + _PART]
+                prepared = await self._prepare_all(part, snapshot, deadline)
                 if applying is not None:
                     response.results.extend(map(_result, await applying))
-                applying = asyncio.create_task(self._apply_prepared(snapshot, prepared, deadline))
+                applying = asyncio.create_task(self._apply_part(snapshot, part, prepared, deadline))
             assert applying is not None, "there is a change"  # noqa: S101  # for the type checker
             response.results.extend(map(_result, await applying))
         finally:
@@ -116,6 +122,27 @@ class CatalogWriter:
             prepared.append(await prepare(change))
         return prepared
 
+    async def _apply_part(
+        self,
+        snapshot: Snapshot,
+        changes: Sequence[Change],
+        prepared: Sequence[_Prepared | LookalikeError],
+        deadline: Deadline,
+    ) -> list[ChangeResponse | LookalikeError]:
+        """As `_apply_prepared`; changes that another version takes by now are prepared and applied again, for that."""
+        outcomes = await self._apply_prepared(snapshot, prepared, deadline)
+        while moved := [i for i, outcome in enumerate(outcomes) if isinstance(outcome, _Moved)]:
+            try:
+                snapshot = await self.versions.after(snapshot, deadline)
+            except LookalikeError as error:
+                again: Sequence[ChangeResponse | LookalikeError] = [error] * len(moved)
+            else:
+                prepared = await self._prepare_all([changes[i] for i in moved], snapshot, deadline)
+                again = await self._apply_prepared(snapshot, prepared, deadline)
+            for i, outcome in zip(moved, again, strict=True):
+                outcomes[i] = outcome
+        return outcomes
+
     async def _apply_prepared(
         self, snapshot: Snapshot, prepared: Sequence[_Prepared | LookalikeError], deadline: Deadline
     ) -> list[ChangeResponse | LookalikeError]:
@@ -144,7 +171,7 @@ class CatalogWriter:
                     _Prepared(each, Update(revision=request.revision, remove=each, max_revision=greatest), ())
                     for each in ids
                 ]
-                for outcome in await self._apply_all(snapshot, removals, deadline):
+                for outcome in await self._remove_all(snapshot, removals, deadline):
                     if isinstance(outcome, LookalikeError):
                         raise outcome
                     response.removed += outcome.applied
@@ -153,11 +180,27 @@ class CatalogWriter:
 
     async def _change(self, change: Change, deadline: Deadline) -> ChangeResponse:
         deadline, snapshot = deadline.or_after(self.default_deadline_s), self.versions.snapshot()
-        prepared = await self._prepare(change, snapshot, deadline)
-        (outcome,) = await self._apply(snapshot, [prepared], deadline)
-        if isinstance(outcome, LookalikeError):
-            raise outcome
-        return outcome
+        while True:
+            prepared = await self._prepare(change, snapshot, deadline)
+            (outcome,) = await self._apply(snapshot, [prepared], deadline)
+            if isinstance(outcome, _Moved):
+                snapshot = await self.versions.after(snapshot, deadline)
+            elif isinstance(outcome, LookalikeError):
+                raise outcome
+            else:
+                return outcome
+
+    async def _remove_all(
+        self, snapshot: Snapshot, removals: Sequence[_Prepared], deadline: Deadline
+    ) -> list[ChangeResponse | LookalikeError]:
+        """As `_apply_all`, by the version that takes updates by now."""
+        outcomes = await self._apply_all(snapshot, removals, deadline)
+        while moved := [i for i, outcome in enumerate(outcomes) if isinstance(outcome, _Moved)]:
+            snapshot = await self.versions.after(snapshot, deadline)
+            again = await self._apply_all(snapshot, [removals[i] for i in moved], deadline)
+            for i, outcome in zip(moved, again, strict=True):
+                outcomes[i] = outcome
+        return outcomes
 
     async def _apply_all(
         self, snapshot: Snapshot, changes: Sequence[_Prepared], deadline: Deadline
@@ -344,15 +387,8 @@ def _space_vectors(vectors: Vectors) -> list[SpaceVector]:
 def _outcome(change: _Prepared, result: UpdateResult | LookalikeError) -> ChangeResponse | LookalikeError:
     if isinstance(result, LookalikeError):
         return result
-    match result.outcome:
-        case UpdateResult.INVALID:
-            return InvalidRequest("product", result.error)
-        case UpdateResult.FULL:
-            return Overloaded(result.error, retry_after_s=FULL_RETRY_S)
-        case UpdateResult.EXHAUSTED:
-            return Overloaded(result.error)
-        case UpdateResult.NOT_FOUND:
-            return NotFound(result.error)
+    if (refused := _REFUSALS.get(result.outcome)) is not None:
+        return refused(result.error)
     applied = result.outcome == UpdateResult.APPLIED
     return ChangeResponse(
         applied=applied, spaces=result.spaces, revision=result.revision, notices=change.notices if applied else ()
@@ -363,6 +399,15 @@ def _result(outcome: ChangeResponse | LookalikeError) -> ChangeResult:
     if isinstance(outcome, LookalikeError):
         return ChangeResult(error=to_request_error(outcome))
     return ChangeResult(response=outcome)
+
+
+_REFUSALS: Mapping[UpdateResult.Outcome.ValueType, Callable[[str], LookalikeError]] = {
+    UpdateResult.INVALID: partial(InvalidRequest, "product"),
+    UpdateResult.FULL: partial(Overloaded, retry_after_s=FULL_RETRY_S),
+    UpdateResult.EXHAUSTED: Overloaded,
+    UpdateResult.NOT_FOUND: NotFound,
+    UpdateResult.MOVED: _Moved,
+}
 
 
 async def _chunks(entries: AsyncIterator[tuple[str, bytes]]) -> AsyncGenerator[list[str], None]:

@@ -56,6 +56,21 @@ class RemoteShard:
         except grpc.aio.AioRpcError as error:
             raise peer_error(error, f"shard {self.address}") from error
 
+    async def list_changes(
+        self, request: index_pb2.ListChangesRequest, timeout_s: float | None
+    ) -> AsyncIterator[index_pb2.ListChangesPage]:
+        try:
+            async for page in self._stub.ListChanges(request, timeout=timeout_s):
+                yield page
+        except grpc.aio.AioRpcError as error:
+            raise peer_error(error, f"shard {self.address}") from error
+
+    async def seal(self, request: index_pb2.SealRequest, timeout_s: float) -> index_pb2.SealResponse:
+        return await self._call(self._stub.Seal, request, timeout_s)
+
+    async def finish_handover(self, request: index_pb2.FinishHandoverRequest, timeout_s: float) -> None:
+        await self._call(self._stub.FinishHandover, request, timeout_s)
+
     async def close(self) -> None:
         await self._channel.close()
 

@@ -60,7 +60,7 @@ class ShardGroup:
         known_sequences: of each shard, the number of its last known update of `pinned`: the responses have later ones.
         Empty: none is known.
         """
-        known = known_sequences or (0,) * len(self._shards)
+        known = [*known_sequences, *[0] * (len(self._shards) - len(known_sequences))]  # A version may have fewer.
         calls = [shard.describe(pinned, each) for shard, each in zip(self._shards, known, strict=True)]
         return await asyncio.gather(*calls)
 
@@ -71,9 +71,10 @@ class ShardGroup:
         Raises DeadlineExceeded, Overloaded or Unavailable when no shard answered.
         """
         wait_s = min(self._timeout_s, deadline.remaining_s() * _DEADLINE_SHARE)
+        shards = self._shards_of(snapshot)
         calls: list[asyncio.Future[ShardHits] | LookalikeError] = []
         sent: list[asyncio.Future[ShardHits]] = []
-        for shard in self._shards:
+        for shard in shards:
             try:
                 call = shard.search(snapshot, query)
             except Overloaded as error:
@@ -88,9 +89,9 @@ class ShardGroup:
         else:
             await _wait_for(sent, wait_s)
         late = Unavailable if wait_s == self._timeout_s else DeadlineExceeded
-        outcomes = [_outcome(call, shard, wait_s, late) for call, shard in zip(calls, self._shards, strict=True)]
+        outcomes = [_outcome(call, shard, wait_s, late) for call, shard in zip(calls, shards, strict=True)]
         if costly := [i for i, each in enumerate(outcomes) if isinstance(each, ShardHits) and each.costly]:
-            answers = await self._search_costly([self._shards[i] for i in costly], snapshot, query, deadline)
+            answers = await self._search_costly([shards[i] for i in costly], snapshot, query, deadline)
             for i, answer in zip(costly, answers, strict=True):
                 outcomes[i] = answer
         errors = [outcome for outcome in outcomes if isinstance(outcome, LookalikeError)]
@@ -129,13 +130,13 @@ class ShardGroup:
 
         Raises Unavailable when the one shard that owns the product does not answer.
         """
-        return await self._owner(product_id).lookup(snapshot, product_id, spaces, deadline)
+        return await self._owner(snapshot, product_id).lookup(snapshot, product_id, spaces, deadline)
 
     async def get(
         self, snapshot: Snapshot, product_id: str, spaces: Spaces, deadline: Deadline
     ) -> index_pb2.FetchedProduct:
         """The product with its description and vectors; without `product` where there is no such product."""
-        owner = self._owner(product_id)
+        owner = self._owner(snapshot, product_id)
         (fetched,) = await owner.fetch(snapshot.version, [product_id], deadline, descriptions=True, vectors=spaces)
         return fetched
 
@@ -192,7 +193,11 @@ class ShardGroup:
         return [outcomes[i] for i in range(len(updates))], sequences
 
     async def count(self, snapshot: Snapshot, filter: types_pb2.Filter, deadline: Deadline) -> int:
-        return sum(await asyncio.gather(*(shard.count(snapshot.version, filter, deadline) for shard in self._shards)))
+        return sum(
+            await asyncio.gather(
+                *(shard.count(snapshot.version, filter, deadline) for shard in self._shards_of(snapshot))
+            )
+        )
 
     def streams(
         self,
@@ -205,11 +210,16 @@ class ShardGroup:
     ) -> list[AsyncIterator[tuple[str, bytes]]]:
         """One stream of (id, serialized product) per shard, each by rising id."""
         return [
-            shard.stream(snapshot.version, filter, after, deadline, descriptions=descriptions) for shard in self._shards
+            shard.stream(snapshot.version, filter, after, deadline, descriptions=descriptions)
+            for shard in self._shards_of(snapshot)
         ]
 
-    def _owner(self, product_id: str) -> ShardClient:
-        return self._shards[shard_of(product_id, len(self._shards))]
+    def _owner(self, snapshot: Snapshot, product_id: str) -> ShardClient:
+        return self._shards[shard_of(product_id, snapshot.shards)]
+
+    def _shards_of(self, snapshot: Snapshot) -> Sequence[ShardClient]:
+        """The shards that the version has: the first of all."""
+        return self._shards if snapshot.shards == len(self._shards) else self._shards[: snapshot.shards]
 
 
 class _Expiry:

@@ -40,4 +40,13 @@ class ShardTransport(Protocol):
     ) -> AsyncIterator[index_pb2.ShardListPage]:
         """The pages, the next one read when it is asked for; None: without a time limit."""
 
+    def list_changes(
+        self, request: index_pb2.ListChangesRequest, timeout_s: float | None
+    ) -> AsyncIterator[index_pb2.ListChangesPage]:
+        """The changes of a version, as `list` gives pages."""
+
+    async def seal(self, request: index_pb2.SealRequest, timeout_s: float) -> index_pb2.SealResponse: ...
+
+    async def finish_handover(self, request: index_pb2.FinishHandoverRequest, timeout_s: float) -> None: ...
+
     async def close(self) -> None: ...

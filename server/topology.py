@@ -5,7 +5,7 @@ All shards that contribute to an answer serve the same version.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from encoders.clients import EncoderReplica
@@ -83,38 +83,45 @@ def choose_snapshot(
     changes: those known of the pinned version, to which what the responses say is added; None: there is no history.
     encoders: those in reach.
 
-    The pinned version changes when every reachable shard has the same other version as its current one, and no query
-    that can be encoded now could not be then; for the encoders it waits only while every reachable shard serves the
-    pinned version. If no shard serves it any more, the version that most shards serve is next; ties go to the one that
-    is current at most shards, then to the greatest name.
+    The pinned version changes when every reachable shard that another version has, has that as its current one, and no
+    query that can be encoded now could not be then; for the encoders it waits only while every reachable shard serves
+    the pinned version. For a version of another number of shards all of them must serve it, and no change may wait to
+    be handed over. If no shard serves the pinned version any more, the version that most shards serve is next; ties go
+    to the one that is current at most shards, then to the greatest name.
     Raises Unavailable when no shard is reachable, or an address is not that of the expected shard.
     """
     reachable = [(ordinal, response) for ordinal, response in enumerate(responses) if response is not None]
     if not reachable:
         raise Unavailable("no shard is reachable")
     served = {ordinal: _matching_states(response.versions, ordinal, len(responses)) for ordinal, response in reachable}
-    versions = [state.version for states in served.values() for state in states]
-    currents = [states[0].version for states in served.values()]
+    states_of: dict[str, dict[int, index_pb2.ShardState]] = {}
+    for ordinal, matching in served.items():
+        for state in matching:
+            states_of.setdefault(state.version, {})[ordinal] = state
+    currents = {ordinal: matching[0].version for ordinal, matching in served.items()}
+    # At most one: every version has the reachable shard with the lowest ordinal.
+    current = next((each for each, its in states_of.items() if _is_current(each, its, currents)), None)
     waits_for: list[str] = []
-    if len(set(currents)) == 1:
-        version = currents[0]
-        if pinned and pinned != version and versions.count(pinned) == len(served):
-            old, new = _encoder_names(served, pinned), _encoder_names(served, version)
+    if current is not None and (pinned not in states_of or _may_follow(states_of[current], states_of[pinned])):
+        version = current
+        if pinned in states_of and pinned != version and _is_everywhere(states_of[pinned], served):
+            old, new = _encoder_names(states_of[pinned]), _encoder_names(states_of[version])
             if waits_for := unready_encoders(old, new, encoders):
                 version = pinned
-    elif pinned in versions:
+    elif pinned in states_of:
         version = pinned
     else:
-        version = max(versions, key=lambda each: (versions.count(each), currents.count(each), each))
+        named = [*currents.values()]
+        version = max(states_of, key=lambda each: (len(states_of[each]), named.count(each), each))
+    states = states_of[version]
     if changes is None or version != pinned:
-        changes = ChangeHistory(len(responses))
-    states = {ordinal: state for ordinal, states in served.items() for state in states if state.version == version}
+        changes = ChangeHistory(_shards_of(states))
     changes.add_polled(states)
-    return _snapshot(states, changes, len(responses), tuple(waits_for))
+    return _snapshot(states, changes, tuple(waits_for))
 
 
 def _snapshot(
-    states: Mapping[int, index_pb2.ShardState], changes: ChangeHistory, shards: int, waits_for: tuple[str, ...]
+    states: Mapping[int, index_pb2.ShardState], changes: ChangeHistory, waits_for: tuple[str, ...]
 ) -> Snapshot:
     """states: of one version, at each shard that serves it."""
     (any_state, *_) = states.values()
@@ -130,7 +137,7 @@ def _snapshot(
     return Snapshot(
         version=any_state.version,
         spaces=spaces,
-        serving=tuple(ordinal in states for ordinal in range(shards)),
+        serving=tuple(ordinal in states for ordinal in range(any_state.shards)),
         changes=changes,
         losses=_losses(states),
         text_shares=tuple(sorted((each.space, each.weight) for each in any_state.text_weights)),
@@ -138,18 +145,42 @@ def _snapshot(
     )
 
 
-def _encoder_names(served: Mapping[int, Sequence[index_pb2.ShardState]], version: str) -> EncoderNames:
-    state = next(state for states in served.values() for state in states if state.version == version)
-    return {each.space: each.encoder for each in state.spaces}
+def _encoder_names(states: Mapping[int, index_pb2.ShardState]) -> EncoderNames:
+    return {each.space: each.encoder for each in next(iter(states.values())).spaces}
+
+
+def _shards_of(states: Mapping[int, index_pb2.ShardState]) -> int:
+    return next(iter(states.values())).shards
+
+
+def _is_everywhere(states: Mapping[int, index_pb2.ShardState], reachable: Container[int]) -> bool:
+    """Whether every reachable shard that the version has serves it."""
+    return all(ordinal in states for ordinal in range(_shards_of(states)) if ordinal in reachable)
+
+
+def _is_current(version: str, states: Mapping[int, index_pb2.ShardState], currents: Mapping[int, str]) -> bool:
+    """Whether the version is the current one of every reachable shard that it has."""
+    shards = _shards_of(states)
+    return all(current == version for ordinal, current in currents.items() if ordinal < shards)
+
+
+def _may_follow(states: Mapping[int, index_pb2.ShardState], pinned: Mapping[int, index_pb2.ShardState]) -> bool:
+    """Whether requests may move from the pinned version to this one: nothing is lost by it."""
+    shards = _shards_of(states)
+    if shards == _shards_of(pinned):
+        return True
+    return len(states) == shards and not any(state.HasField("awaited") for state in states.values())
 
 
 def _losses(states: Mapping[int, index_pb2.ShardState]) -> tuple[str, ...]:
-    return tuple(
+    lacking = tuple(
         f"shard {ordinal} lacks {state.live.lost_changes} changes of the version before: "
         + "; ".join(state.live.lost_reasons)
         for ordinal, state in sorted(states.items())
         if state.live.lost_changes
     )
+    awaited = sorted({state.awaited.version for state in states.values() if state.HasField("awaited")})
+    return (*lacking, *(f"the changes of version {each} are not handed over yet" for each in awaited))
 
 
 def _documents(space: index_pb2.SpaceState, states: Mapping[int, index_pb2.ShardState]) -> tuple[int, ...]:
@@ -165,8 +196,8 @@ def _documents(space: index_pb2.SpaceState, states: Mapping[int, index_pb2.Shard
 def _matching_states(
     states: Sequence[index_pb2.ShardState], ordinal: int, shards: int
 ) -> Sequence[index_pb2.ShardState]:
-    """The states of versions with as many shards as there are addresses. Raises Unavailable if there is none."""
-    matching = [state for state in states if (state.shard, state.shards) == (ordinal, shards)]
+    """The states of versions with no more shards than there are addresses. Raises Unavailable if there is none."""
+    matching = [state for state in states if state.shard == ordinal and state.shards <= shards]
     if not matching:
         raise Unavailable(
             f"shard address {ordinal} of {shards} is shard {states[0].shard} of {states[0].shards}: "

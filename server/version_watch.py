@@ -8,8 +8,10 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from encoders.clients import Encoders
 from lookalike.errors import Unavailable
+from lookalike.runtime.deadline import Deadline
 from lookalike.v1 import index_pb2
 from server import metrics
+from server.handover import HandoverRunner
 from server.shard_group import ShardGroup
 from server.topology import Snapshot, choose_snapshot
 
@@ -19,9 +21,12 @@ log = logging.getLogger(__name__)
 class VersionWatch:
     """Tracks which version shards and encoders serve. A request pins the snapshot that is current when it begins."""
 
-    def __init__(self, shards: ShardGroup, encoders: Encoders, refresh_s: float) -> None:
+    def __init__(self, shards: ShardGroup, encoders: Encoders, handovers: HandoverRunner, refresh_s: float) -> None:
         self._shards = shards
         self._encoders = encoders
+        self._handovers = handovers
+        self._polling = asyncio.Lock()
+        self._moved = asyncio.Event()  # Set when the version changes, and then replaced.
         self._refresh_s = refresh_s
         self._snapshot: Snapshot | None = None
         self._problem = "no shard has been reached yet"
@@ -36,9 +41,14 @@ class VersionWatch:
 
     async def refresh(self) -> None:
         """Poll every shard for the versions that it serves, and choose the snapshot to pin."""
+        async with self._polling:
+            await self._refresh()
+
+    async def _refresh(self) -> None:
         pinned, changes = (self._snapshot.version, self._snapshot.changes) if self._snapshot else ("", None)
         responses = await self._shards.describe(pinned, changes.polled if changes else ())
         self._log_refusals(responses)
+        self._handovers.start_if_due(responses, then=self.refresh)
         try:
             latest = choose_snapshot(responses, pinned, changes, self._encoders.in_reach)
         except Unavailable as error:
@@ -54,6 +64,9 @@ class VersionWatch:
             log.warning("version %s stays: %s", latest.version, reason)
         metrics.WAITING_FOR_ENCODERS.set(len(latest.waits_for))
         self._snapshot = latest
+        if latest.version != pinned:
+            self._moved.set()
+            self._moved = asyncio.Event()
         if all(latest.serving):
             self._complete.set()
 
@@ -71,6 +84,17 @@ class VersionWatch:
         while True:
             await refresh()
             await asyncio.sleep(self._refresh_s)
+
+    async def after(self, snapshot: Snapshot, deadline: Deadline) -> Snapshot:
+        """Wait for another version than that of the snapshot. Raises Unavailable at the deadline."""
+        while (latest := self.snapshot()).version == snapshot.version:
+            try:
+                async with asyncio.timeout(deadline.timeout_s()):
+                    await self._moved.wait()
+            except TimeoutError:
+                message = f"version {snapshot.version} takes no updates, and no other one does yet: try again"
+                raise Unavailable(message) from None
+        return latest
 
     async def until_complete(self) -> None:
         """Wait until all shards have served one version: then the gateway is ready."""

@@ -23,8 +23,6 @@ def current_manifest(location: Location) -> Manifest | None:
 def what_is_lost(before: Manifest, after: Manifest) -> list[str]:
     """What of changes to one version another one does not take, and why: one clause for each cause."""
     lost = []
-    if after.shards != before.shards:
-        lost.append(f"changes of products that another shard has now ({after.shards} shards, before {before.shards})")
     spaces = {space.name: space for space in after.spaces}
     for old in before.spaces:
         if (new := spaces.get(old.name)) is None:

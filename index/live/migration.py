@@ -1,15 +1,20 @@
-"""Migrate the changes of one version of a shard to the version that follows it. Reads and writes files."""
+"""Migrate the changes of one version of a shard to the version that follows it. Reads and writes files.
+
+Where both have as many shards, a product has the same owner in both, and its changes never leave the process. Else they
+are listed, for gateways to hand over to the new owners.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 
 from index.live.live_shard import LiveShard
 from index.live.migration_loss import MigrationLoss, keep_vectors, loss_reasons, shared_spaces
 from index.live.updates import PATCHABLE
+from lookalike.runtime.partition import product_hash
 from lookalike.v1.index_pb2 import Patch, Update, Upsert
-from lookalike.v1.types_pb2 import SpaceVector
+from lookalike.v1.types_pb2 import Space, SpaceVector
 from lookalike.vectors import pack
 
 _BATCH = 256  # Changes in one write.
@@ -37,23 +42,42 @@ def migrate_changes(old: LiveShard, new: LiveShard) -> MigrationLoss:
     return MigrationLoss(len(reasons), frozenset(reasons))
 
 
+def list_changes(
+    old: LiveShard, encoders: Mapping[Space.ValueType, str], known_sequence: int
+) -> Iterator[tuple[Update, bool]]:
+    """An update for each product that changed after `known_sequence`, and whether it lacks vectors that `old` has.
+
+    encoders: of the version that takes them; vectors of others are left out. All changes are listed where the shard
+    does not remember which came after that number. If `old` changes meanwhile, some changes may be missing.
+    """
+    recent = old.recent_changes(known_sequence, sequence := old.sequence).products
+    only = {*recent} if known_sequence and len(recent) == sequence - known_sequence else None
+    shared = {space for space, encoder in old.encoders.items() if encoders.get(space) == encoder}
+    for product_id, revision in old.changes():
+        if only is None or product_hash(product_id) in only:
+            update = _update_of(old, product_id, revision)
+            if update.generation <= MAX_TOMBSTONE_GENERATION:
+                yield (kept := keep_vectors(update, shared)), kept is not update
+
+
 def _newer_updates(old: LiveShard, new: LiveShard) -> Iterator[Update]:
     """An update for each product whose newest revision in `old` is newer than in `new`."""
     for product_id, revision in old.changes():
-        if new.revision(product_id) >= revision:
-            continue
-        ref = old.view.find(product_id.decode())
-        in_base = ref is None or ref.segment is old.view.segments[0]
-        if in_base and (patched := old.patched_product(product_id)) is not None:
-            # The other version's own vectors stay; a product that it does not have is not made of a patch.
-            yield Update(revision=revision, patch=Patch(product=patched, fields=sorted(PATCHABLE)))
-            continue
-        if ref is None:
-            generation = old.generation(product_id)
-            if generation < MAX_TOMBSTONE_GENERATION or new.knows(product_id):
-                yield Update(revision=revision, remove=product_id.decode(), generation=generation + 1)
-            continue
-        stored = {space: ref.vector(space) for space in old.encoders}
-        vectors = [SpaceVector(space=space, vector=pack(each)) for space, each in stored.items() if each is not None]
-        upsert = Upsert(product=ref.whole_product(), stored_vectors=vectors)
-        yield Update(revision=revision, upsert=upsert)
+        if new.revision(product_id) < revision:
+            update = _update_of(old, product_id, revision)
+            if update.generation <= MAX_TOMBSTONE_GENERATION or new.knows(product_id):
+                yield update
+
+
+def _update_of(old: LiveShard, product_id: bytes, revision: int) -> Update:
+    """The last change of a product in a version, as an update for another one."""
+    ref = old.view.find(product_id.decode())
+    in_base = ref is None or ref.segment is old.view.segments[0]
+    if in_base and (patched := old.patched_product(product_id)) is not None:
+        # The other version's own vectors stay; a product that it does not have is not made of a patch.
+        return Update(revision=revision, patch=Patch(product=patched, fields=sorted(PATCHABLE)))
+    if ref is None:
+        return Update(revision=revision, remove=product_id.decode(), generation=old.generation(product_id) + 1)
+    stored = {space: ref.vector(space) for space in old.encoders}
+    vectors = [SpaceVector(space=space, vector=pack(each)) for space, each in stored.items() if each is not None]
+    return Update(revision=revision, upsert=Upsert(product=ref.whole_product(), stored_vectors=vectors))

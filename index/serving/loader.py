@@ -12,6 +12,7 @@ from index.serving.versions import ShardHandle, handle_of
 from lookalike.errors import BadArtifact
 from lookalike.releases.location import Location
 from lookalike.releases.names import shard_name
+from lookalike.releases.rollout import NoPart
 from lookalike.releases.settings import PinFiles
 
 WARM_UP_QUERIES = 64
@@ -30,8 +31,10 @@ class Loader:
     placement: DevicePlacement | None = None  # Where ANN indexes are placed; None: they stay in memory.
 
     def __call__(self, name: str) -> ShardHandle:
-        """Raises OperatorError; BadArtifact where the version itself is at fault."""
+        """Raises OperatorError; BadArtifact where the version itself is at fault, NoPart where it has no such shard."""
         manifest = self.location.read_manifest(name)
+        if self.shards is None and self.shard >= manifest.shards:
+            raise NoPart(f"it has {manifest.shards} shards, this is shard {self.shard}")
         if self.shards not in (None, manifest.shards):
             raise BadArtifact(
                 f"{self.location}: it has {manifest.shards} shards, this process serves {self.shards}: restart it"

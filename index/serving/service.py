@@ -5,22 +5,27 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
+from itertools import islice
 from typing import TypeVar
 
 import grpc
 
+from index.live.migration import list_changes
+from index.live.migration_loss import MigrationLoss
 from index.search.cost import ORDINARY_COMPONENTS, CostClass, WorkLimit, costly_class
 from index.serving import messages, metrics
 from index.serving.caller import Caller
+from index.serving.change_migration import ChangeMigration
 from index.serving.shard_search import Found, ShardSearch
 from index.serving.shard_version import ShardVersion
 from index.serving.slots import Slots
+from index.serving.threads import lower_thread_priority, run_in_thread
 from index.serving.versions import ShardVersions, describe
 from index.serving.writer import Writer
-from lookalike.errors import InvalidRequest
+from lookalike.errors import FailedPrecondition, InvalidRequest
 from lookalike.runtime import edge
 from lookalike.runtime.deadline import Deadline
 from lookalike.shard_query import ShardHits, ShardQuery
@@ -28,6 +33,8 @@ from lookalike.v1 import index_pb2
 
 SERVICE = index_pb2.DESCRIPTOR.services_by_name["IndexShard"]
 MAX_QUERIES = 256
+MAX_SEAL_S = 60.0  # A gateway that dies while it hands changes over must not keep a version from taking updates.
+_CHANGES = 128  # In one page: of the largest products and vectors, 12 KiB each, 1.5 MiB.
 
 Result = TypeVar("Result")
 
@@ -43,11 +50,13 @@ class IndexShard:
         slots: Slots,
         served: ShardVersions,
         writer: Writer,
+        migration: ChangeMigration | None = None,
         *,
         ordinary_components: float = ORDINARY_COMPONENTS,
     ) -> None:
         self._slots = slots
         self._writer = writer
+        self._migration = migration  # None: there are no updates.
         self._served = served
         self._ordinary = WorkLimit(ordinary_components)  # A search that needs more is costly.
 
@@ -59,11 +68,15 @@ class IndexShard:
             "Count": self.count,
             "List": self.list,
             "Apply": self.apply,
+            "ListChanges": self.list_changes,
+            "Seal": self.seal,
+            "FinishHandover": self.finish_handover,
         }
         return edge.handler(SERVICE, methods)
 
     async def describe(self, request: index_pb2.DescribeRequest, deadline: Deadline) -> index_pb2.DescribeResponse:
-        return describe(self._served, request.pinned, request.known_sequence)
+        awaited = self._migration.awaited if self._migration else None
+        return describe(self._served, request.pinned, request.known_sequence, awaited)
 
     async def search(
         self, version: str, queries: Sequence[ShardQuery], deadline: Deadline, *, ordinary_only: bool = False
@@ -97,6 +110,38 @@ class IndexShard:
                     return
                 yield page
                 after = page.ids[-1]
+
+    async def list_changes(
+        self, request: index_pb2.ListChangesRequest, deadline: Deadline
+    ) -> AsyncGenerator[index_pb2.ListChangesPage, None]:
+        """Stream pages until all changes are listed, which takes one thread of its own."""
+        migration = self._migration
+        if migration is None:
+            raise FailedPrecondition("this shard takes no updates: it was started without --live-dir")
+        encoders = {each.space: each.encoder for each in request.encoders}
+        with ThreadPoolExecutor(1, "handover", initializer=lower_thread_priority) as thread, ExitStack() as opened:
+            live = await run_in_thread(thread, lambda: opened.enter_context(migration.changes_of(request.version)))
+            sequence = live.sequence
+            changes = list_changes(live, encoders, request.known_sequence)
+            while True:
+                page = index_pb2.ListChangesPage(sequence=sequence)
+                for update, reduced in await run_in_thread(thread, lambda: [*islice(changes, _CHANGES)]):
+                    page.changes.add(update=update, reduced=reduced)
+                yield page
+                if not page.changes:
+                    return
+
+    async def seal(self, request: index_pb2.SealRequest, deadline: Deadline) -> index_pb2.SealResponse:
+        if not 0 <= request.seconds <= MAX_SEAL_S:
+            raise InvalidRequest("seconds", f"{request.seconds} is not in 0..{MAX_SEAL_S:g}")
+        return index_pb2.SealResponse(sequence=await self._writer.seal(request.version, request.seconds))
+
+    async def finish_handover(
+        self, request: index_pb2.FinishHandoverRequest, deadline: Deadline
+    ) -> index_pb2.FinishHandoverResponse:
+        loss = MigrationLoss(request.lost_changes, frozenset(request.lost_reasons))
+        await self._writer.finish_handover(request.version, loss)
+        return index_pb2.FinishHandoverResponse()
 
     def _submit_ordinary(self, request: index_pb2.ShardSearchRequest, deadline: Deadline) -> Future[bytes] | None:
         """A serialized ShardSearchResponse, of one thread's work; None where costly queries are to be answered, too."""

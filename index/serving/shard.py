@@ -117,7 +117,7 @@ def _open_shard(settings: IndexSettings, loader: Loader, slots: Slots) -> Iterat
     writer = Writer(
         served,
         max_waiting=settings.max_updates_waiting,
-        finish_migration=migration.finish if migration else None,
+        migration=migration,
         is_busy=slots.ordinary.is_busy,
     )
     rollout = Rollout(
@@ -132,10 +132,16 @@ def _open_shard(settings: IndexSettings, loader: Loader, slots: Slots) -> Iterat
         before_drop=migration.before_drop if migration else None,
     )
     try:
-        yield RunningShard(IndexShard(slots, served, writer), rollout)
+        yield RunningShard(IndexShard(slots, served, writer, migration), rollout)
     finally:
         writer.close()
         rollout.close()
+        for name in served.uses():  # The versions themselves are freed by the end of the process.
+            with served.lease(name) as version:
+                if version.live is not None:
+                    version.live.close()
+        if migration is not None:
+            migration.close()
 
 
 def _change_migration(settings: IndexSettings, served: ShardVersions, loader: Loader) -> ChangeMigration | None:
@@ -143,4 +149,6 @@ def _change_migration(settings: IndexSettings, served: ShardVersions, loader: Lo
     if settings.live_dir is None:
         return None
     limits = LiveLimits(delta_rows=settings.delta_rows, changes=settings.max_changes)
-    return ChangeMigration(served, settings.live_dir, loader.shard, limits, loader)
+    return ChangeMigration(
+        served, settings.live_dir, loader.shard, limits, load_base=loader, list_versions=loader.location.list_versions
+    )

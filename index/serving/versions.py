@@ -21,16 +21,26 @@ def handle_of(shard: ShardVersion, release: Callable[[], None] = lambda: None) -
     return VersionHandle(shard.manifest.version, shard, release)
 
 
-def describe(served: ShardVersions, pinned: str, known_sequence: int = 0) -> index_pb2.DescribeResponse:
+def describe(
+    served: ShardVersions,
+    pinned: str,
+    known_sequence: int = 0,
+    awaited: Callable[[ShardVersion], index_pb2.AwaitedChanges | None] | None = None,
+) -> index_pb2.DescribeResponse:
     """Describe the versions, the current one first; pin the one that the gateway names, and the target.
 
     With the updates after `known_sequence` of that one, or of the current one where the gateway names none.
+    awaited: the version whose changes a version lacks, if any.
 
     Raises Unavailable while no version is loaded.
     """
     handles = served.pin(pinned)
     changes_of = pinned or handles[0].name
     states = [each.loaded.state(known_sequence if each.name == changes_of else None) for each in handles]
+    if awaited is not None:
+        for handle, state in zip(handles, states, strict=True):
+            if (lacking := awaited(handle.loaded)) is not None:
+                state.awaited.CopyFrom(lacking)
     return index_pb2.DescribeResponse(versions=states, refusal=served.refusal)
 
 

@@ -16,6 +16,7 @@ from index.live.live_shard import LiveShard
 from index.live.migration_loss import MigrationLoss
 from index.live.replication import apply_to_all
 from index.serving import metrics
+from index.serving.change_migration import ChangeMigration
 from index.serving.compactor import Compactor
 from index.serving.loss_reporter import LossReporter
 from index.serving.pacer import Pacer
@@ -30,6 +31,7 @@ from lookalike.v1.index_pb2 import ApplyRequest, ApplyResponse, Update, UpdateRe
 MAX_UPDATES = 1024  # In one request, and in one write of several.
 # Updates applied, logged and published together, in some 15 ms, in which searches get the interpreter's lock late.
 _PART = 128
+_NO_UPDATES = "this shard takes no updates: it was started without --live-dir"
 _SHARE = 0.5  # Of the time, while ordinary searches run.
 
 
@@ -41,15 +43,18 @@ class Writer:
         served: ShardVersions,
         *,
         max_waiting: int,
-        finish_migration: Callable[[ShardVersion], None] | None = None,
+        migration: ChangeMigration | None = None,
+        clock: Callable[[], float] = monotonic,
         is_busy: Callable[[], bool] = lambda: False,
     ) -> None:
-        """finish_migration: brings a version the latest changes of the one that it follows.
+        """migration: brings a version the latest changes of the one that it follows; None: there are no updates.
 
         is_busy: whether ordinary searches run, for which long writes make room.
         """
         self._served = served
-        self._finish_migration = finish_migration
+        self._migration = migration
+        self._clock = clock
+        self._sealed_until_s: dict[str, float] = {}  # By version.
         self._pacer = Pacer(_SHARE, is_busy)
         self._write_lock = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, "write")
@@ -82,12 +87,12 @@ class Writer:
     async def admit(self, handle: ShardHandle) -> None:
         """Finish the migration to a version and add it to those served, with no write between the two.
 
-        Raises what `finish_migration` does; the version is released then.
+        Raises what `ChangeMigration.finish` does; the version is released then.
         """
         async with self._write_lock:
             try:
-                if self._finish_migration is not None:
-                    await run_in_thread(self._thread, partial(self._finish_migration, handle.loaded))
+                if self._migration is not None:
+                    await run_in_thread(self._thread, partial(self._migration.finish, handle.loaded))
             except BaseException:
                 handle.release()
                 raise
@@ -97,24 +102,66 @@ class Writer:
     async def _write(self, requests: list[ApplyRequest]) -> Sequence[ApplyResponse | LookalikeError]:
         """Write the requests for each version together; returns the responses in the order of the requests."""
         responses: dict[int, ApplyResponse | LookalikeError] = {}
-        for version in dict.fromkeys(request.version for request in requests):
-            positions = [i for i, request in enumerate(requests) if request.version == version]
+        for version, handover in dict.fromkeys((request.version, request.handover) for request in requests):
+            positions = [i for i, each in enumerate(requests) if (each.version, each.handover) == (version, handover)]
             version_responses: Sequence[ApplyResponse | LookalikeError]
             try:
-                version_responses = await self._write_version(version, [requests[i] for i in positions])
+                version_responses = await self._write_version(version, handover, [requests[i] for i in positions])
             except LookalikeError as error:
                 version_responses = [error] * len(positions)
             responses.update(zip(positions, version_responses, strict=True))
         return [responses[i] for i in range(len(requests))]
 
-    async def _write_version(self, version: str, requests: Sequence[ApplyRequest]) -> Sequence[ApplyResponse]:
-        """Write the requests that name one version, to all loaded versions."""
+    async def seal(self, version: str, seconds: float) -> int:
+        """Take no updates of a version for so long. Returns its sequence number.
+
+        Every update that was acknowledged before is in it. Raises FailedPrecondition where there are no updates.
+        """
+        if self._migration is None:
+            raise FailedPrecondition(_NO_UPDATES)
+        async with self._write_lock:
+            with self._migration.changes_of(version) as live:
+                self._sealed_until_s[version] = self._clock() + seconds
+                return live.sequence
+
+    async def finish_handover(self, version: str, loss: MigrationLoss) -> None:
+        """Take updates of a version, which has every change of the one before. Raises FailedPrecondition."""
+        if self._migration is None:
+            raise FailedPrecondition(_NO_UPDATES)
+        async with self._write_lock:
+            await run_in_thread(self._thread, partial(self._migration.make_latest, version))
+            self._sealed_until_s.clear()
+            if version in self._served.uses():
+                with self._served.lease(version) as shard:
+                    if shard.live is not None:
+                        shard.live.note_loss(loss.changes, loss.reasons)
+
+    def _takes_updates(self, shard: ShardVersion) -> bool:
+        """Whether it is this version that takes updates, and no other one that has other owners."""
+        sealed = self._sealed_until_s.get(shard.manifest.version, 0) > self._clock()
+        return not sealed and (self._migration is None or self._migration.awaited(shard) is None)
+
+    async def _write_version(
+        self, version: str, handover: bool, requests: Sequence[ApplyRequest]
+    ) -> Sequence[ApplyResponse]:
+        """Write the requests that name one version, to all loaded versions that have as many shards."""
         updates = [update for request in requests for update in request.updates]
         async with self._write_lock, AsyncExitStack() as leases:
             shard = leases.enter_context(self._served.lease(version))
             live = _require_live(shard)
+            if not handover and not self._takes_updates(shard):
+                error = f"version {version} takes no updates: another one does"
+                moved = UpdateResult(outcome=UpdateResult.MOVED, error=error)
+                return [
+                    ApplyResponse(results=[moved] * len(request.updates), sequence=live.sequence)
+                    for request in requests
+                ]
             others = [leases.enter_context(self._served.lease(name)) for name in self._served.uses() if name != version]
-            replicas = [other.live for other in others if other.live is not None]
+            replicas = [
+                other.live
+                for other in others
+                if other.live is not None and other.manifest.shards == shard.manifest.shards
+            ]
             with metrics.WRITE_SECONDS.time():
                 outcomes, loss = await run_in_thread(self._thread, partial(self._apply, live, replicas, updates))
             metrics.WRITE_UPDATES.observe(len(updates))
@@ -151,5 +198,5 @@ class Writer:
 
 def _require_live(shard: ShardVersion) -> LiveShard:
     if shard.live is None:
-        raise FailedPrecondition("this shard takes no updates: it was started without --live-dir")
+        raise FailedPrecondition(_NO_UPDATES)
     return shard.live

@@ -15,13 +15,17 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
-from lookalike.errors import LookalikeError
+from lookalike.errors import BadArtifact, LookalikeError
 from lookalike.releases.served_versions import MAX_VERSIONS, Loaded, ServedVersions, VersionHandle, VersionUse
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 MAX_RETRY_S = 300.0
+
+
+class NoPart(BadArtifact):
+    """A version has nothing for this process, as it is of another number of shards."""
 
 
 class RolloutMetrics(Protocol[Loaded]):
@@ -73,15 +77,22 @@ class Rollout(Generic[Loaded]):
         self._retry_s = retry_s
         self._metrics = metrics
         self._target = ""
+        self._no_part = ""  # The version that has no part for this process.
         self._failures = 0
         self._retry_at_s = 0.0
         self._started = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "load", initializer=begin_thread)
 
     async def start(self) -> None:
-        """Load the first version. Raises if it cannot be loaded: a process without a version must not start."""
+        """Load the first version. Raises if it cannot be loaded: a process without its version must not start.
+
+        One of which no version has a part starts, and waits for one that has.
+        """
         self._set_target(await self._run_in_thread(self._read_target))
-        await self._add(await self._run_in_thread(partial(self._load_timed, self._target)))
+        try:
+            await self._add(await self._run_in_thread(partial(self._load_timed, self._target)))
+        except NoPart as nothing:
+            self._note_no_part(nothing)
         self._started.set()
 
     async def watch(self, poll_s: float) -> None:
@@ -100,7 +111,7 @@ class Rollout(Generic[Loaded]):
             self._report_failure(str(error))
             return
         uses = self._served.uses()
-        if self._target in uses:
+        if self._target in uses or self._target == self._no_part:
             self._served.refusal = ""
         elif len(uses) < MAX_VERSIONS and self._clock() >= self._retry_at_s:
             await self._try_to_load()
@@ -124,12 +135,18 @@ class Rollout(Generic[Loaded]):
                 if name == self._target:  # Else CURRENT has changed while it was loaded.
                     await self._add(handle)
                     unless_served.pop_all()
+        except NoPart as nothing:
+            self._note_no_part(nothing)
         except Exception as error:
             # Whatever the error is, the loaded versions must serve on.
             unexpected = None if isinstance(error, (LookalikeError, OSError, MemoryError)) else error
             self._report_failure(f"version {name}: {error}", unexpected)
             self._retry_at_s = self._clock() + min(self._retry_s * 2**self._failures, MAX_RETRY_S)
             self._failures += 1
+
+    def _note_no_part(self, nothing: NoPart) -> None:
+        self._no_part, self._served.refusal = self._target, ""
+        log.info("nothing to serve of version %s: %s", self._target, nothing)
 
     async def _add(self, handle: VersionHandle[Loaded]) -> None:
         await self._admit(handle)
@@ -138,7 +155,14 @@ class Rollout(Generic[Loaded]):
         log.info("version %s is served", handle.name)
 
     async def _drop_unneeded(self) -> None:
-        for name in versions_to_drop(self._served.uses(), self._target, self._served.current, self._clock()):
+        idle = versions_to_drop(
+            self._served.uses(),
+            self._target,
+            self._served.current,
+            self._clock(),
+            has_part=self._target != self._no_part,
+        )
+        for name in idle:
             if self._before_drop is not None:
                 try:
                     await self._run_in_thread(partial(self._before_drop, name))
@@ -168,14 +192,17 @@ class Rollout(Generic[Loaded]):
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
 
-def versions_to_drop(uses: Mapping[str, VersionUse], target: str, current: str, now_s: float) -> list[str]:
+def versions_to_drop(
+    uses: Mapping[str, VersionUse], target: str, current: str, now_s: float, *, has_part: bool = True
+) -> list[str]:
     """The versions to drop: not the target, leased by no call and pinned by no gateway.
 
     While the target is not loaded, one is dropped only to make room for it, and one of those that serve always stays:
     the current one, unless another is in use.
+    has_part: whether this process has a part of the target; without one it serves nothing in the end.
     """
     idle = [name for name, use in uses.items() if name != target and not use.calls and use.pinned_until_s <= now_s]
-    if target in uses:
+    if target in uses or not has_part:
         return idle
     if len(uses) < MAX_VERSIONS:
         return []

@@ -109,6 +109,7 @@ class ShardState(_message.Message):
     LIVE_FIELD_NUMBER: _builtins.int
     CHANGES_FIELD_NUMBER: _builtins.int
     TEXT_WEIGHTS_FIELD_NUMBER: _builtins.int
+    AWAITED_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     shard: _builtins.int
     """0..shards-1."""
@@ -131,6 +132,10 @@ class ShardState(_message.Message):
     def text_weights(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.SpaceWeight]:
         """Spaces that words alone are best searched in, by measurement; empty: unknown."""
 
+    @_builtins.property
+    def awaited(self) -> Global___AwaitedChanges:
+        """Set: this version lacks the changes of another one, until they are handed over."""
+
     def __init__(
         self,
         *,
@@ -143,14 +148,39 @@ class ShardState(_message.Message):
         live: Global___LiveState | None = ...,
         changes: Global___RecentChanges | None = ...,
         text_weights: _abc.Iterable[_types_pb2.SpaceWeight] | None = ...,
+        awaited: Global___AwaitedChanges | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "live", b"live"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["awaited", b"awaited", "changes", b"changes", "live", b"live"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "documents", b"documents", "live", b"live", "sequence", b"sequence", "shard", b"shard", "shards", b"shards", "spaces", b"spaces", "text_weights", b"text_weights", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["awaited", b"awaited", "changes", b"changes", "documents", b"documents", "live", b"live", "sequence", b"sequence", "shard", b"shard", "shards", b"shards", "spaces", b"spaces", "text_weights", b"text_weights", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ShardState: _TypeAlias = ShardState  # noqa: Y015
+
+@_typing.final
+class AwaitedChanges(_message.Message):
+    """A version of another number of shards, which took the updates until now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    SHARDS_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    shards: _builtins.int
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        shards: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["shards", b"shards", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AwaitedChanges: _TypeAlias = AwaitedChanges  # noqa: Y015
 
 @_typing.final
 class RecentChanges(_message.Message):
@@ -662,7 +692,10 @@ class ApplyRequest(_message.Message):
 
     VERSION_FIELD_NUMBER: _builtins.int
     UPDATES_FIELD_NUMBER: _builtins.int
+    HANDOVER_FIELD_NUMBER: _builtins.int
     version: _builtins.str
+    handover: _builtins.bool
+    """These are changes of another version: they are taken though this one takes no updates yet."""
     @_builtins.property
     def updates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Update]: ...
     def __init__(
@@ -670,14 +703,199 @@ class ApplyRequest(_message.Message):
         *,
         version: _builtins.str = ...,
         updates: _abc.Iterable[Global___Update] | None = ...,
+        handover: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["updates", b"updates", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["handover", b"handover", "updates", b"updates", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ApplyRequest: _TypeAlias = ApplyRequest  # noqa: Y015
+
+@_typing.final
+class ListChangesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    KNOWN_SEQUENCE_FIELD_NUMBER: _builtins.int
+    ENCODERS_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    known_sequence: _builtins.int
+    """Changes up to this number may be left out; 0: none."""
+    @_builtins.property
+    def encoders(self) -> _containers.RepeatedCompositeFieldContainer[Global___SpaceEncoder]:
+        """Of the version that takes them: vectors of others are left out."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        known_sequence: _builtins.int = ...,
+        encoders: _abc.Iterable[Global___SpaceEncoder] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoders", b"encoders", "known_sequence", b"known_sequence", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListChangesRequest: _TypeAlias = ListChangesRequest  # noqa: Y015
+
+@_typing.final
+class SpaceEncoder(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPACE_FIELD_NUMBER: _builtins.int
+    ENCODER_FIELD_NUMBER: _builtins.int
+    space: _types_pb2.Space.ValueType
+    encoder: _builtins.str
+    def __init__(
+        self,
+        *,
+        space: _types_pb2.Space.ValueType = ...,
+        encoder: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoder", b"encoder", "space", b"space"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SpaceEncoder: _TypeAlias = SpaceEncoder  # noqa: Y015
+
+@_typing.final
+class ListChangesPage(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    """Every change up to this number is in the pages until the last one, or was known."""
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ListedChange]: ...
+    def __init__(
+        self,
+        *,
+        changes: _abc.Iterable[Global___ListedChange] | None = ...,
+        sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListChangesPage: _TypeAlias = ListChangesPage  # noqa: Y015
+
+@_typing.final
+class ListedChange(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPDATE_FIELD_NUMBER: _builtins.int
+    REDUCED_FIELD_NUMBER: _builtins.int
+    reduced: _builtins.bool
+    """A vector of another encoder was left out."""
+    @_builtins.property
+    def update(self) -> Global___Update: ...
+    def __init__(
+        self,
+        *,
+        update: Global___Update | None = ...,
+        reduced: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["update", b"update"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reduced", b"reduced", "update", b"update"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListedChange: _TypeAlias = ListedChange  # noqa: Y015
+
+@_typing.final
+class SealRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    seconds: _builtins.float
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["seconds", b"seconds", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SealRequest: _TypeAlias = SealRequest  # noqa: Y015
+
+@_typing.final
+class SealResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SealResponse: _TypeAlias = SealResponse  # noqa: Y015
+
+@_typing.final
+class FinishHandoverRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    LOST_CHANGES_FIELD_NUMBER: _builtins.int
+    LOST_REASONS_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    lost_changes: _builtins.int
+    """That this shard could not take, whole or in part,"""
+    @_builtins.property
+    def lost_reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """and why."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        lost_changes: _builtins.int = ...,
+        lost_reasons: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lost_changes", b"lost_changes", "lost_reasons", b"lost_reasons", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FinishHandoverRequest: _TypeAlias = FinishHandoverRequest  # noqa: Y015
+
+@_typing.final
+class FinishHandoverResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FinishHandoverResponse: _TypeAlias = FinishHandoverResponse  # noqa: Y015
 
 @_typing.final
 class Update(_message.Message):
@@ -844,6 +1062,8 @@ class UpdateResult(_message.Message):
         """A patch of a product that does not exist."""
         EXHAUSTED: UpdateResult._Outcome.ValueType  # 5
         """No room until another version is built."""
+        MOVED: UpdateResult._Outcome.ValueType  # 6
+        """This version takes no updates (any more): another one does."""
 
     class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper): ...
     APPLIED: UpdateResult.Outcome.ValueType  # 0
@@ -857,6 +1077,8 @@ class UpdateResult(_message.Message):
     """A patch of a product that does not exist."""
     EXHAUSTED: UpdateResult.Outcome.ValueType  # 5
     """No room until another version is built."""
+    MOVED: UpdateResult.Outcome.ValueType  # 6
+    """This version takes no updates (any more): another one does."""
 
     OUTCOME_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int

@@ -47,6 +47,21 @@ class IndexShardStub:
                 request_serializer=lookalike_dot_v1_dot_index__pb2.ApplyRequest.SerializeToString,
                 response_deserializer=lookalike_dot_v1_dot_index__pb2.ApplyResponse.FromString,
                 _registered_method=True)
+        self.ListChanges = channel.unary_stream(
+                '/lookalike.v1.IndexShard/ListChanges',
+                request_serializer=lookalike_dot_v1_dot_index__pb2.ListChangesRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_index__pb2.ListChangesPage.FromString,
+                _registered_method=True)
+        self.Seal = channel.unary_unary(
+                '/lookalike.v1.IndexShard/Seal',
+                request_serializer=lookalike_dot_v1_dot_index__pb2.SealRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_index__pb2.SealResponse.FromString,
+                _registered_method=True)
+        self.FinishHandover = channel.unary_unary(
+                '/lookalike.v1.IndexShard/FinishHandover',
+                request_serializer=lookalike_dot_v1_dot_index__pb2.FinishHandoverRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_index__pb2.FinishHandoverResponse.FromString,
+                _registered_method=True)
 
 
 class IndexShardServicer:
@@ -94,6 +109,32 @@ class IndexShardServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListChanges(self, request, context):
+        """The handover of changes from a version to one of another number of shards, whose products have other owners: a gateway
+        reads all changes of the one and applies them to the other, seals the one, does the same with what changed meanwhile,
+        and finishes. Every step may be repeated.
+
+        The changes of a version since it was built, each product once, as it is now. A version that is not loaded is read from
+        the disk. FAILED_PRECONDITION: this shard has no changes of it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Seal(self, request, context):
+        """The version takes no updates for so long: they are MOVED. What was acknowledged before is in `sequence`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FinishHandover(self, request, context):
+        """The version has every change of the one before, and takes updates from now on; no other one does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_IndexShardServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -126,6 +167,21 @@ def add_IndexShardServicer_to_server(servicer, server):
                     servicer.Apply,
                     request_deserializer=lookalike_dot_v1_dot_index__pb2.ApplyRequest.FromString,
                     response_serializer=lookalike_dot_v1_dot_index__pb2.ApplyResponse.SerializeToString,
+            ),
+            'ListChanges': grpc.unary_stream_rpc_method_handler(
+                    servicer.ListChanges,
+                    request_deserializer=lookalike_dot_v1_dot_index__pb2.ListChangesRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_index__pb2.ListChangesPage.SerializeToString,
+            ),
+            'Seal': grpc.unary_unary_rpc_method_handler(
+                    servicer.Seal,
+                    request_deserializer=lookalike_dot_v1_dot_index__pb2.SealRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_index__pb2.SealResponse.SerializeToString,
+            ),
+            'FinishHandover': grpc.unary_unary_rpc_method_handler(
+                    servicer.FinishHandover,
+                    request_deserializer=lookalike_dot_v1_dot_index__pb2.FinishHandoverRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_index__pb2.FinishHandoverResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -293,6 +349,87 @@ class IndexShard:
             '/lookalike.v1.IndexShard/Apply',
             lookalike_dot_v1_dot_index__pb2.ApplyRequest.SerializeToString,
             lookalike_dot_v1_dot_index__pb2.ApplyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListChanges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/lookalike.v1.IndexShard/ListChanges',
+            lookalike_dot_v1_dot_index__pb2.ListChangesRequest.SerializeToString,
+            lookalike_dot_v1_dot_index__pb2.ListChangesPage.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Seal(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookalike.v1.IndexShard/Seal',
+            lookalike_dot_v1_dot_index__pb2.SealRequest.SerializeToString,
+            lookalike_dot_v1_dot_index__pb2.SealResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FinishHandover(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookalike.v1.IndexShard/FinishHandover',
+            lookalike_dot_v1_dot_index__pb2.FinishHandoverRequest.SerializeToString,
+            lookalike_dot_v1_dot_index__pb2.FinishHandoverResponse.FromString,
             options,
             channel_credentials,
             insecure,

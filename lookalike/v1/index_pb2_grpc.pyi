@@ -46,6 +46,18 @@ class IndexShardStub:
     FAILED_PRECONDITION: this shard takes no updates. RESOURCE_EXHAUSTED: too many updates wait or the disk is full; then
     some of this request's updates may have been applied: send all of them again.
     """
+    ListChanges: _grpc.UnaryStreamMultiCallable[_index_pb2.ListChangesRequest, _index_pb2.ListChangesPage]
+    """The handover of changes from a version to one of another number of shards, whose products have other owners: a gateway
+    reads all changes of the one and applies them to the other, seals the one, does the same with what changed meanwhile,
+    and finishes. Every step may be repeated.
+
+    The changes of a version since it was built, each product once, as it is now. A version that is not loaded is read from
+    the disk. FAILED_PRECONDITION: this shard has no changes of it.
+    """
+    Seal: _grpc.UnaryUnaryMultiCallable[_index_pb2.SealRequest, _index_pb2.SealResponse]
+    """The version takes no updates for so long: they are MOVED. What was acknowledged before is in `sequence`."""
+    FinishHandover: _grpc.UnaryUnaryMultiCallable[_index_pb2.FinishHandoverRequest, _index_pb2.FinishHandoverResponse]
+    """The version has every change of the one before, and takes updates from now on; no other one does."""
 
 @_typing.type_check_only
 class IndexShardAsyncStub(IndexShardStub):
@@ -65,6 +77,18 @@ class IndexShardAsyncStub(IndexShardStub):
     FAILED_PRECONDITION: this shard takes no updates. RESOURCE_EXHAUSTED: too many updates wait or the disk is full; then
     some of this request's updates may have been applied: send all of them again.
     """
+    ListChanges: _aio.UnaryStreamMultiCallable[_index_pb2.ListChangesRequest, _index_pb2.ListChangesPage]  # type: ignore[assignment]
+    """The handover of changes from a version to one of another number of shards, whose products have other owners: a gateway
+    reads all changes of the one and applies them to the other, seals the one, does the same with what changed meanwhile,
+    and finishes. Every step may be repeated.
+
+    The changes of a version since it was built, each product once, as it is now. A version that is not loaded is read from
+    the disk. FAILED_PRECONDITION: this shard has no changes of it.
+    """
+    Seal: _aio.UnaryUnaryMultiCallable[_index_pb2.SealRequest, _index_pb2.SealResponse]  # type: ignore[assignment]
+    """The version takes no updates for so long: they are MOVED. What was acknowledged before is in `sequence`."""
+    FinishHandover: _aio.UnaryUnaryMultiCallable[_index_pb2.FinishHandoverRequest, _index_pb2.FinishHandoverResponse]  # type: ignore[assignment]
+    """The version has every change of the one before, and takes updates from now on; no other one does."""
 
 class IndexShardServicer(metaclass=_abc_1.ABCMeta):
     """One shard of the index. Internal: called by gateways only.
@@ -117,5 +141,35 @@ class IndexShardServicer(metaclass=_abc_1.ABCMeta):
         FAILED_PRECONDITION: this shard takes no updates. RESOURCE_EXHAUSTED: too many updates wait or the disk is full; then
         some of this request's updates may have been applied: send all of them again.
         """
+
+    @_abc_1.abstractmethod
+    def ListChanges(
+        self,
+        request: _index_pb2.ListChangesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_index_pb2.ListChangesPage], _abc.AsyncIterator[_index_pb2.ListChangesPage]]:
+        """The handover of changes from a version to one of another number of shards, whose products have other owners: a gateway
+        reads all changes of the one and applies them to the other, seals the one, does the same with what changed meanwhile,
+        and finishes. Every step may be repeated.
+
+        The changes of a version since it was built, each product once, as it is now. A version that is not loaded is read from
+        the disk. FAILED_PRECONDITION: this shard has no changes of it.
+        """
+
+    @_abc_1.abstractmethod
+    def Seal(
+        self,
+        request: _index_pb2.SealRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_index_pb2.SealResponse, _abc.Awaitable[_index_pb2.SealResponse]]:
+        """The version takes no updates for so long: they are MOVED. What was acknowledged before is in `sequence`."""
+
+    @_abc_1.abstractmethod
+    def FinishHandover(
+        self,
+        request: _index_pb2.FinishHandoverRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_index_pb2.FinishHandoverResponse, _abc.Awaitable[_index_pb2.FinishHandoverResponse]]:
+        """The version has every change of the one before, and takes updates from now on; no other one does."""
 
 def add_IndexShardServicer_to_server(servicer: IndexShardServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

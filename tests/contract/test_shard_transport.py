@@ -327,6 +327,19 @@ async def test_an_update_that_cannot_be_applied_is_an_outcome_and_the_others_are
     assert [result.outcome for result in results] == [UpdateResult.INVALID, UpdateResult.APPLIED]
 
 
+# The handover of changes. (The scene's shard has no migration of changes, as one without --live-dir.)
+
+
+async def test_a_shard_that_keeps_no_changes_hands_none_over(scene: Scene, version: str) -> None:
+    expected = FailedPrecondition, ": this shard takes no updates: it was started without --live-dir"
+    listing = scene.transport.list_changes(index_pb2.ListChangesRequest(version=version), SECONDS)
+    assert await scene.error_of(anext(listing)) == expected
+    seal = scene.transport.seal(index_pb2.SealRequest(version=version, seconds=1), SECONDS)
+    assert await scene.error_of(seal) == expected
+    finish = scene.transport.finish_handover(index_pb2.FinishHandoverRequest(version=version), SECONDS)
+    assert await scene.error_of(finish) == expected
+
+
 # Versions.
 
 

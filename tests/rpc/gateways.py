@@ -240,6 +240,20 @@ class ScriptedShard:
             sequence=len(self.updates),
         )
 
+    async def list_changes(
+        self, request: index_pb2.ListChangesRequest, _: Deadline
+    ) -> AsyncIterator[index_pb2.ListChangesPage]:
+        """It has changed nothing."""
+        yield index_pb2.ListChangesPage()
+
+    async def seal(self, request: index_pb2.SealRequest, _: Deadline) -> index_pb2.SealResponse:
+        return index_pb2.SealResponse()
+
+    async def finish_handover(
+        self, request: index_pb2.FinishHandoverRequest, _: Deadline
+    ) -> index_pb2.FinishHandoverResponse:
+        return index_pb2.FinishHandoverResponse()
+
     async def _hang_or_fail(self, version: str) -> None:
         """Hang or fail if the test wants it, or if the shard does not serve the version."""
         if self.hang:
@@ -257,6 +271,9 @@ class ScriptedShard:
             "Count": self.count,
             "List": self.list,
             "Apply": self.apply,
+            "ListChanges": self.list_changes,
+            "Seal": self.seal,
+            "FinishHandover": self.finish_handover,
         }
         return edge.handler(SHARD, methods)
 

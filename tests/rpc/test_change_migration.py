@@ -56,8 +56,15 @@ async def a_shard(root: Path, **expected: str) -> AsyncIterator[tuple[str, Shard
         Slots(threads=1, max_waiting=64),
     )
     loader = Loader(location=location, shard=0, pin_files=location.pin, expected_encoders=expected)
-    changes = ChangeMigration(served, root / "live", 0, LiveLimits(delta_rows=32, changes=10_000), loader)
-    writer = Writer(served, max_waiting=64, finish_migration=changes.finish)
+    changes = ChangeMigration(
+        served,
+        root / "live",
+        0,
+        LiveLimits(delta_rows=32, changes=10_000),
+        load_base=loader,
+        list_versions=location.list_versions,
+    )
+    writer = Writer(served, max_waiting=64, migration=changes)
     rollout = Rollout(
         served,
         read_target=location.current,
@@ -69,7 +76,7 @@ async def a_shard(root: Path, **expected: str) -> AsyncIterator[tuple[str, Shard
         before_drop=changes.before_drop,
     )
     await rollout.start()
-    service = IndexShard(slots, served, writer)
+    service = IndexShard(slots, served, writer, changes)
     async with lifecycle.background_task(rollout.watch(POLL_S)), serving(service.handler()) as address:
         yield address, served
     rollout.close()
@@ -135,6 +142,20 @@ async def test_changes_during_rollouts_are_in_every_version(tmp_path: Path) -> N
         changing.cancel()
         with pytest.raises(asyncio.CancelledError):
             await changing
+
+
+async def test_what_was_kept_of_the_changes_of_a_version_that_is_gone_is_removed(tmp_path: Path) -> None:
+    first = build_version(tmp_path / "index", 0)
+    async with a_shard(tmp_path) as (address, _), a_catalogue(address) as catalog:
+        await catalog.Upsert(an_upsert(0))
+    second = build_version(tmp_path / "index", 1)
+    async with a_shard(tmp_path):
+        assert {each.name for each in (tmp_path / "live" / "shard-00000").iterdir()} == {"CURRENT", first, second}
+    third = build_version(tmp_path / "index", 2)
+    version.drop_version(tmp_path / "index", first)
+    async with a_shard(tmp_path) as (address, _), a_catalogue(address) as catalog:
+        assert {each.name for each in (tmp_path / "live" / "shard-00000").iterdir()} == {"CURRENT", second, third}
+        assert (await catalog.Exists(ExistsRequest(product_ids=["new0"]))).exists == [True]
 
 
 async def test_a_version_first_loaded_at_a_start_gets_the_changes_of_the_stopped_one(tmp_path: Path) -> None:

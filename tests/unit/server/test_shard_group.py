@@ -65,6 +65,17 @@ class ScriptedShard:
     ) -> AsyncIterator[index_pb2.ShardListPage]:
         raise NotImplementedError
 
+    def list_changes(
+        self, request: index_pb2.ListChangesRequest, timeout_s: float | None
+    ) -> AsyncIterator[index_pb2.ListChangesPage]:
+        raise NotImplementedError
+
+    async def seal(self, request: index_pb2.SealRequest, timeout_s: float) -> index_pb2.SealResponse:
+        raise NotImplementedError
+
+    async def finish_handover(self, request: index_pb2.FinishHandoverRequest, timeout_s: float) -> None:
+        raise NotImplementedError
+
 
 def a_group(*shards: ScriptedShard, timeout_s: float = SOON) -> tuple[ShardGroup, Snapshot]:
     snapshot = Snapshot("v1", {}, (True,) * len(shards), ChangeHistory(len(shards)))

@@ -51,9 +51,42 @@ def test_without_a_pinned_version_the_one_at_most_shards_wins_then_the_most_curr
     assert choose_snapshot(responses("v1 v2", "v1 v2", "v2 v1", shards=3), pinned=None).version == "v1"
 
 
-def test_a_version_built_for_another_number_of_shards_is_never_chosen() -> None:
+def test_a_version_of_more_shards_than_there_are_addresses_is_never_chosen() -> None:
     both = [DescribeResponse(versions=[state(shard, "v2", 3), state(shard, "v1", 2)]) for shard in range(2)]
     assert choose_snapshot(both, pinned="v1").version == "v1"
+
+
+def growing(shard: int, *, awaited: str = "") -> DescribeResponse:
+    """A shard that serves v2, of three shards, and v1, of two, where that has it."""
+    new = state(shard, "v2", 3)
+    if awaited:
+        new.awaited.version, new.awaited.shards = awaited, 2
+    return DescribeResponse(versions=[new, *([state(shard, "v1", 2)] if shard < 2 else [])])
+
+
+def test_requests_move_to_a_version_of_another_number_of_shards_when_all_serve_it_and_no_change_is_awaited() -> None:
+    complete: list[DescribeResponse | None] = [growing(shard) for shard in range(3)]
+    snapshot = choose_snapshot(complete, pinned="v1")
+    assert (snapshot.version, snapshot.serving) == ("v2", (True, True, True))
+    assert choose_snapshot([*complete[:2], None], pinned="v1").version == "v1"
+    awaiting: list[DescribeResponse | None] = [growing(0, awaited="v1"), *complete[1:]]
+    snapshot = choose_snapshot(awaiting, pinned="v1")
+    assert (snapshot.version, snapshot.serving) == ("v1", (True, True))
+
+
+def test_a_version_whose_changes_are_awaited_says_so_where_no_other_is_served() -> None:
+    awaiting: list[DescribeResponse | None] = [growing(shard, awaited="v0") for shard in range(3)]
+    snapshot = choose_snapshot(awaiting, pinned=None)
+    assert (snapshot.version, snapshot.losses) == ("v2", ("the changes of version v0 are not handed over yet",))
+
+
+def test_a_shard_that_the_new_version_does_not_have_does_not_hold_requests_back() -> None:
+    shrinking = responses("v2 v1", "v2 v1", "")
+    shrinking[2] = DescribeResponse(versions=[state(2, "v1", 3)])
+    for each in shrinking[:2]:
+        assert each is not None
+        each.versions[1].shards = 3
+    assert choose_snapshot(shrinking, pinned="v1").serving == (True, True)
 
 
 def test_a_snapshot_says_which_changes_the_version_lacks() -> None:

@@ -1,0 +1,218 @@
+"""Hands the changes of a version over to one of another number of shards. Network I/O.
+
+There products have other owners. All changes are copied while both versions serve. Then the old one is sealed, for a
+second or so in which writes wait, what changed meanwhile is copied, and the new version takes updates. A change keeps
+its revision, so each step may be done twice, by several gateways at once, and again after a failure: nothing that was
+acknowledged is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+
+from lookalike.errors import FailedPrecondition, LookalikeError, Overloaded, Unavailable
+from lookalike.runtime.partition import shard_of
+from lookalike.v1 import index_pb2
+from lookalike.v1.index_pb2 import Update, UpdateResult
+from lookalike.v1.types_pb2 import Space
+from server.shard_transport import ShardTransport
+
+log = logging.getLogger(__name__)
+
+_SEAL_S = 10.0  # Of which half may pass until the new version takes updates; else all is done again.
+_FEW = 2_000  # Changes that are copied in less than a second.
+_ROUNDS = 5  # Of copying what changed during the round before, until it is few.
+_TIMEOUT_S = 30.0
+_FULL_WAIT_S, _MAX_FULL_WAIT_S = 0.2, 60.0  # A shard without room makes it by a compaction, which takes seconds.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingHandover:
+    """A version that all its shards serve, and which lacks the changes of another one."""
+
+    version: str
+    shards: int
+    of: str
+    of_shards: int
+    encoders: Mapping[Space.ValueType, str]  # Of the version that takes the changes.
+
+
+def pending_handover(responses: Sequence[index_pb2.DescribeResponse | None]) -> PendingHandover | None:
+    """The handover that is due, by what the shards say (None: the shard is unreachable); None: there is none."""
+    currents = {
+        ordinal: response.versions[0]
+        for ordinal, response in enumerate(responses)
+        if response is not None and response.versions
+    }
+    for state in currents.values():
+        states = [currents.get(ordinal) for ordinal in range(state.shards)]
+        if any(each is None or each.version != state.version for each in states):
+            continue
+        awaited = [each.awaited for each in states if each is not None and each.HasField("awaited")]
+        if awaited:
+            ((of, _),) = Counter(each.version for each in awaited).most_common(1)
+            of_shards = max(each.shards for each in awaited if each.version == of)
+            return PendingHandover(
+                version=state.version,
+                shards=state.shards,
+                of=of,
+                of_shards=of_shards,
+                encoders={each.space: each.encoder for each in state.spaces},
+            )
+    return None
+
+
+@dataclass(slots=True)
+class _Loss:
+    """What one shard of the new version could not take, whole or in part."""
+
+    changes: int = 0
+    reasons: set[str] = field(default_factory=set)
+
+    def add(self, reason: str) -> None:
+        self.changes += 1
+        self.reasons.add(reason)
+
+
+async def hand_over(shards: Sequence[ShardTransport], pending: PendingHandover) -> int:
+    """Hand over all changes; returns how many were applied. shards: all that are configured, by ordinal.
+
+    Raises LookalikeError where a shard does not answer: then the old version takes updates on, and it is to be done
+    again.
+    """
+    if pending.of_shards > len(shards):
+        raise Unavailable(f"version {pending.of} has {pending.of_shards} shards, {len(shards)} are configured")
+    sources, applied = shards[: pending.of_shards], 0
+    losses = [_Loss() for _ in range(pending.shards)]
+    known = [0] * len(sources)
+    for _ in range(_ROUNDS):
+        copies = [_copy(source, shards, pending, since, losses) for source, since in zip(sources, known, strict=True)]
+        rounds = await asyncio.gather(*copies)
+        known, listed = [sequence for sequence, _ in rounds], sum(count for _, count in rounds)
+        applied += listed
+        if listed <= _FEW:
+            break
+    sealed_s = monotonic()
+    await asyncio.gather(*(_seal(source, pending.of) for source in sources))
+    copies = [_copy(source, shards, pending, since, losses) for source, since in zip(sources, known, strict=True)]
+    applied += sum(count for _, count in await asyncio.gather(*copies))
+    if monotonic() - sealed_s > _SEAL_S / 2:
+        raise Unavailable(f"what changed during the handover took {monotonic() - sealed_s:.1f} s: it is done again")
+    everyone = range(max(pending.shards, pending.of_shards))
+    await asyncio.gather(*(_finish(shards[each], pending, losses, each) for each in everyone))
+    return applied
+
+
+async def _copy(
+    source: ShardTransport,
+    shards: Sequence[ShardTransport],
+    pending: PendingHandover,
+    known_sequence: int,
+    losses: Sequence[_Loss],
+) -> tuple[int, int]:
+    """Apply the changes of a source after that number. Returns the number of the last one, and how many there were."""
+    encoders = [index_pb2.SpaceEncoder(space=space, encoder=each) for space, each in pending.encoders.items()]
+    request = index_pb2.ListChangesRequest(version=pending.of, known_sequence=known_sequence, encoders=encoders)
+    sequence = count = 0
+    try:
+        async for page in source.list_changes(request, None):
+            sequence = page.sequence
+            count += len(page.changes)
+            groups: dict[int, list[index_pb2.ListedChange]] = {}
+            for change in page.changes:
+                groups.setdefault(shard_of(_product_id(change.update), pending.shards), []).append(change)
+            calls = [_apply(shards[owner], pending, group, losses[owner]) for owner, group in groups.items()]
+            await asyncio.gather(*calls)
+    except FailedPrecondition as error:  # It has none: they are damaged, or the disk is another one.
+        log.critical("version %s lacks changes of version %s: %s", pending.version, pending.of, error)
+        for loss in losses:
+            loss.add(f"changes of version {pending.of} cannot be read")
+    return sequence, count
+
+
+async def _apply(
+    shard: ShardTransport, pending: PendingHandover, changes: Sequence[index_pb2.ListedChange], loss: _Loss
+) -> None:
+    waiting, give_up_s = [*changes], monotonic() + _MAX_FULL_WAIT_S
+    while True:
+        request = index_pb2.ApplyRequest(
+            version=pending.version, updates=[each.update for each in waiting], handover=True
+        )
+        results = (await shard.apply(request, _TIMEOUT_S)).results
+        for change, result in zip(waiting, results, strict=True):
+            if result.outcome in (UpdateResult.INVALID, UpdateResult.EXHAUSTED):
+                loss.add(result.error)
+            elif result.outcome == UpdateResult.APPLIED and change.reduced:
+                loss.add("vectors of another encoder were left out")
+        waiting = [each for each, result in zip(waiting, results, strict=True) if result.outcome == UpdateResult.FULL]
+        if not waiting:
+            return
+        if monotonic() > give_up_s:
+            raise Overloaded(f"shard {shard.address} has no room for changes of version {pending.of}")
+        await asyncio.sleep(_FULL_WAIT_S)
+
+
+async def _seal(source: ShardTransport, version: str) -> None:
+    try:
+        await source.seal(index_pb2.SealRequest(version=version, seconds=_SEAL_S), _TIMEOUT_S)
+    except FailedPrecondition as error:  # It has no such changes, as `_copy` has said.
+        log.warning("%s", error)
+
+
+async def _finish(shard: ShardTransport, pending: PendingHandover, losses: Sequence[_Loss], ordinal: int) -> None:
+    loss = losses[ordinal] if ordinal < len(losses) else _Loss()
+    request = index_pb2.FinishHandoverRequest(
+        version=pending.version, lost_changes=loss.changes, lost_reasons=sorted(loss.reasons)
+    )
+    await shard.finish_handover(request, _TIMEOUT_S)
+
+
+def _product_id(update: Update) -> str:
+    match update.WhichOneof("what"):
+        case "upsert":
+            return update.upsert.product.id
+        case "patch":
+            return update.patch.product.id
+    return update.remove
+
+
+class HandoverRunner:
+    """Runs the handover that is due, one at a time. For one event loop."""
+
+    def __init__(self, shards: Sequence[ShardTransport]) -> None:
+        self._shards = shards
+        self._task: asyncio.Task[None] | None = None
+
+    def start_if_due(
+        self,
+        responses: Sequence[index_pb2.DescribeResponse | None],
+        then: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Start one in the background, unless one is running. then: called when it is done."""
+        if self._task is not None and not self._task.done():
+            return
+        pending = pending_handover(responses)
+        self._task = None if pending is None else asyncio.create_task(self._run(pending, then))
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self, pending: PendingHandover, then: Callable[[], Awaitable[None]]) -> None:
+        began_s = monotonic()
+        try:
+            applied = await hand_over(self._shards, pending)
+        except LookalikeError as error:
+            log.warning("version %s waits for the changes of version %s: %s", pending.version, pending.of, error)
+        else:
+            log.info(
+                "version %s (%d shards) has taken over %d changes of version %s (%d shards) in %.1f s",
+                *(pending.version, pending.shards, applied, pending.of, pending.of_shards, monotonic() - began_s),
+            )
+            await then()
