@@ -16,6 +16,7 @@ from encoders.text_serving.metrics import EncoderRolloutMetrics
 from encoders.text_serving.product_service import ProductEncoderService
 from encoders.text_serving.settings import TextEncoderSettings
 from encoders.text_serving.text_service import TextEncoderService
+from lookalike.releases.canary import Canary
 from lookalike.releases.rollout import Rollout
 from lookalike.releases.served_versions import VersionHandle
 from lookalike.releases.settings import file_pinner, open_index_location
@@ -45,10 +46,11 @@ async def serve(settings: TextEncoderSettings) -> None:
     # Encoding a title multiplies small matrices: more threads cost ten times the CPU and save no time.
     threadpool_limits(1, "blas")
     served, thread, stopping = served_encoders(settings.lease_s), EncoderThread(settings.max_waiting), threading.Event()
-    read_target, load_version = _source(settings, stopping.is_set)
+    read_target, read_canary, load_version = _source(settings, stopping.is_set)
     rollout = Rollout(
         served,
         read_target=read_target,
+        read_canary=read_canary,
         load=load_version,
         clock=served.clock,
         retry_s=settings.poll_s,
@@ -68,11 +70,15 @@ async def serve(settings: TextEncoderSettings) -> None:
             await lifecycle.serve(settings, handlers, services=services, warm_up=rollout.start)
 
 
-def _source(settings: TextEncoderSettings, is_stopping: Callable[[], bool]) -> tuple[Callable[[], str], Load]:
-    """The version to serve, by name, and what loads it. Raises BadSettings."""
+def _source(
+    settings: TextEncoderSettings, is_stopping: Callable[[], bool]
+) -> tuple[Callable[[], str], Callable[[], Canary | None] | None, Load]:
+    """The version to serve, by name, one beside it, and what loads them. Raises BadSettings."""
     if (artifact := settings.artifact) is not None:
         # As if they were those of one version, without a name.
-        return str, lambda name: VersionHandle(name, load_artifacts(artifact, settings.product_artifact))
+        return str, None, lambda name: VersionHandle(name, load_artifacts(artifact, settings.product_artifact))
     location = open_index_location(settings)
     loader = EncoderLoader(location, file_pinner(location, settings, is_stopping))
-    return lambda: settings.version or location.current(), loader
+    if settings.version:
+        return lambda: settings.version, None, loader
+    return location.current, location.canary, loader

@@ -123,6 +123,7 @@ def _open_shard(settings: IndexSettings, loader: Loader, slots: Slots) -> Iterat
     rollout = Rollout(
         served,
         read_target=lambda: settings.version or loader.location.current(),
+        read_canary=None if settings.version else loader.location.canary,
         load=migration.load if migration else loader,
         clock=time.monotonic,
         retry_s=settings.poll_s,

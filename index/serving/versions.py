@@ -41,7 +41,10 @@ def describe(
         for handle, state in zip(handles, states, strict=True):
             if (lacking := awaited(handle.loaded)) is not None:
                 state.awaited.CopyFrom(lacking)
-    return index_pb2.DescribeResponse(versions=states, refusal=served.refusal)
+    response = index_pb2.DescribeResponse(versions=states, refusal=served.refusal)
+    if (canary := served.canary) is not None and any(each.name == canary.version for each in handles):
+        response.canary.version, response.canary.share = canary.version, canary.share
+    return response
 
 
 class ShardRolloutMetrics:

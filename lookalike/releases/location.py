@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 
 from lookalike.errors import BadArtifact, BadSettings, OperatorError
 from lookalike.releases import version
+from lookalike.releases.canary import CANARY, Canary, dump_canary, parse_canary
 from lookalike.releases.manifest import Manifest
 from lookalike.releases.store import ObjectStore
 
@@ -21,6 +22,12 @@ class Location(Protocol):
 
     def make_current(self, name: str) -> None:
         """Make a version the current one, atomically: readers see either the previous version or this one."""
+
+    def canary(self) -> Canary | None:
+        """The version that answers a share of requests beside the current one; None: there is none."""
+
+    def set_canary(self, canary: Canary | None) -> None:
+        """Let a version answer a share of requests, or none, atomically."""
 
     def list_versions(self) -> list[str]:
         """The names of all versions, complete or not."""
@@ -57,6 +64,26 @@ class Directory:
     def make_current(self, name: str) -> None:
         try:
             version.make_current(self.path, name)
+        except OSError as error:
+            raise OperatorError(f"{self.path}: {error}") from error
+
+    def canary(self) -> Canary | None:
+        path = self.path / CANARY
+        try:
+            canary = parse_canary(path.read_text(encoding="utf-8"), str(path))
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadArtifact(f"{path}: {error}") from error
+        version.parse_version_name(canary.version, str(path))
+        return canary
+
+    def set_canary(self, canary: Canary | None) -> None:
+        try:
+            if canary is None:
+                (self.path / CANARY).unlink(missing_ok=True)
+            else:
+                version.replace_file(self.path / CANARY, dump_canary(canary))
         except OSError as error:
             raise OperatorError(f"{self.path}: {error}") from error
 

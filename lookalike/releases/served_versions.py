@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
 from lookalike.errors import FailedPrecondition, Unavailable
+from lookalike.releases.canary import Canary
 
 Loaded = TypeVar("Loaded")
 MAX_VERSIONS = 2  # Loaded beside each other: twice the memory of one. A third waits until one of them is dropped.
@@ -60,6 +61,7 @@ class ServedVersions(Generic[Loaded]):
         self._entries: dict[str, _Entry[Loaded]] = {}
         self._target = ""
         self._current = ""
+        self.canary: Canary | None = None  # The version that some requests may name before it is the current one.
         self.refusal = ""  # Why the target version is not served; empty: it is, or is being loaded.
 
     def set_target(self, name: str) -> None:
@@ -70,13 +72,14 @@ class ServedVersions(Generic[Loaded]):
                 self._current = name
 
     def add(self, handle: VersionHandle[Loaded]) -> None:
-        """Serve a version: requests may name it now, and it is the current one."""
+        """Serve a version: requests may name it now, and it is the current one unless another is the target."""
         name = handle.name
         with self._lock:
             if name in self._entries or len(self._entries) == MAX_VERSIONS:
                 raise RuntimeError(f"version {name} cannot be added to {sorted(self._entries)}")
             self._entries[name] = _Entry(handle, self.clock() + self._lease_s)
-            self._current = name
+            if self._target in ("", name) or not self._current:
+                self._current = name
 
     @contextmanager
     def lease(self, name: str) -> Iterator[Loaded]:
@@ -96,14 +99,15 @@ class ServedVersions(Generic[Loaded]):
                 entry.calls -= 1
 
     def pin(self, name: str) -> list[VersionHandle[Loaded]]:
-        """Keep the version that a gateway names, and the target, for `lease_s`; returns all, the current one first.
+        """Keep the version that a gateway names, target and canary, for `lease_s`; returns all, the current one first.
 
         Raises Unavailable while no version is loaded.
         """
         with self._lock:
             if not self._entries:
                 raise Unavailable(f"the {self._who} is still loading")
-            for each in {name, self._target} & self._entries.keys():
+            canary = self.canary.version if self.canary else ""
+            for each in {name, self._target, canary} & self._entries.keys():
                 self._entries[each].pinned_until_s = self.clock() + self._lease_s
             return [self._entries[each].handle for each in self._names()]
 

@@ -18,6 +18,7 @@ import fsspec
 
 from lookalike.errors import BadArtifact, OperatorError
 from lookalike.releases import version
+from lookalike.releases.canary import CANARY, Canary, dump_canary, parse_canary
 from lookalike.releases.manifest import FileEntry, Manifest
 from lookalike.releases.version import CURRENT, MANIFEST
 
@@ -50,6 +51,21 @@ class ObjectStore:
     def make_current(self, name: str) -> None:
         with self._translate_errors(CURRENT):
             self._filesystem.pipe_file(self._path(CURRENT), f"{name}\n".encode())
+
+    def canary(self) -> Canary | None:
+        with self._translate_errors(CANARY):
+            if not self._filesystem.exists(self._path(CANARY)):
+                return None
+        canary = parse_canary(self._read_text(CANARY), where := f"{self._url}/{CANARY}")
+        version.parse_version_name(canary.version, where)
+        return canary
+
+    def set_canary(self, canary: Canary | None) -> None:
+        with self._translate_errors(CANARY):
+            if canary is not None:
+                self._filesystem.pipe_file(self._path(CANARY), dump_canary(canary).encode())
+            elif self._filesystem.exists(self._path(CANARY)):
+                self._filesystem.rm_file(self._path(CANARY))
 
     def list_versions(self) -> list[str]:
         return version.filter_version_names(name for name, kind in self._list_entries("") if kind == "directory")
