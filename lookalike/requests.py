@@ -76,6 +76,7 @@ class SearchArguments(FilterArguments, total=False):
     exact: bool
     min_coverage: float | None
     explain: bool  # Return each hit's score in each space, and what each part of the query contributed to it.
+    routing_key: str  # Of a user or session: all its requests are answered by one version while another is tried.
 
 
 class DuplicatesArguments(FilterArguments, total=False):
@@ -121,6 +122,7 @@ def search_request(
     exact: bool = False,
     min_coverage: float | None = None,
     explain: bool = False,
+    routing_key: str = "",
     **filter_arguments: Unpack[FilterArguments],
 ) -> SearchRequest:
     """Build a SearchRequest. Raises InvalidRequest for values that the message cannot hold."""
@@ -138,6 +140,7 @@ def search_request(
         max_per_shop=check_uint("max_per_shop", max_per_shop, bits=32),
         min_score=min_score,
         diversity=diversity,
+        routing_key=routing_key,
         exact=exact,
         min_coverage=min_coverage,
         explain=explain,

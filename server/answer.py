@@ -88,6 +88,7 @@ def build_answer(
 def build_empty_answer(query: SearchQuery, snapshot: Snapshot, route: Route) -> SearchAnswer:
     """The answer to a query of which no example is left: no hits, and the reason. It asked no shard, so lacks none."""
     provenance = Provenance(version=snapshot.version, policy=route.policy, coverage=1.0, exact=query.exact)
+    provenance.canary = snapshot.is_canary
     provenance.degraded.extend(_text_degradations(query))
     for space, info in snapshot.require_spaces(route.spaces).items():
         share = route.shares[route.spaces.index(space)]
@@ -117,6 +118,7 @@ def _provenance(
         shards_answered=sum(each is not None for each in hits),
         exact=exact,
         degraded=degraded,
+        canary=snapshot.is_canary,
     )
     for space, info, share in zip(route.spaces, infos, route.shares, strict=True):
         provenance.spaces.add(space=space, encoder=info.encoder, weight=share)

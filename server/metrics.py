@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from time import perf_counter
@@ -53,6 +55,13 @@ WAITING_FOR_ENCODERS = Gauge(
     "Encoders in reach that are not ready for the shards' current version: requests pin the one before.",
 )
 SHARDS_SERVING = Gauge("lookalike_shards_serving", "Shards that serve the version that requests pin.")
+
+RELEASE = Histogram(
+    "lookalike_release_seconds",
+    "Time of a search while a canary answers some, by release (current or canary) and outcome (a gRPC code).",
+    ["release", "outcome"],
+    buckets=SECONDS_BUCKETS,
+)
 
 _STAGES = {stage: STAGE.labels(stage) for stage in ("cache", "lookup", "encode", "search")}
 
@@ -110,6 +119,19 @@ class time_request:  # noqa: N801  # used as a function, as contextlib's context
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         observe_request(self._method, self._timer, "OK" if error is None else code_of(error).name)
+
+
+@contextmanager
+def time_release(release: str) -> Iterator[None]:
+    """Time a search in RELEASE, with the gRPC code of its exception, if any, as its outcome."""
+    started_s, outcome = perf_counter(), "OK"
+    try:
+        yield
+    except Exception as error:
+        outcome = code_of(error).name
+        raise
+    finally:
+        RELEASE.labels(release, outcome).observe(perf_counter() - started_s)
 
 
 def observe_request(method: str, timer: RequestTimer, outcome: str) -> None:

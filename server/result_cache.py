@@ -67,6 +67,7 @@ def _canonical(request: search_pb2.SearchRequest, query: SearchQuery) -> search_
     canonical.CopyFrom(request)
     canonical.limit = query.limit
     canonical.ClearField("min_coverage")
+    canonical.ClearField("routing_key")
     canonical.ClearField("filter")
     if query.filter.ByteSize():
         canonical.filter.CopyFrom(query.filter)

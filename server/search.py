@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,8 +11,9 @@ from functools import partial
 from itertools import chain
 
 from encoders.clients import Encoders
-from lookalike.errors import LookalikeError
+from lookalike.errors import FailedPrecondition, LookalikeError, ServiceError
 from lookalike.runtime.deadline import Deadline
+from lookalike.runtime.methods import parse_message
 from lookalike.shard_query import ShardQuery
 from lookalike.timestamps import unix_time_s
 from lookalike.v1 import search_pb2
@@ -45,6 +47,8 @@ from server.stored_product import StoredProduct
 from server.topology import Snapshot
 from server.version_watch import VersionWatch
 
+log = logging.getLogger(__name__)
+
 _MAX_INLINE_BYTES = 1 << 17  # Of a request whose digest is computed on the event loop.
 _LOOKUPS = {
     outcome: metrics.CACHE_LOOKUPS.labels(outcome)
@@ -74,6 +78,8 @@ class Searcher:
     def search_memory(self, cache: MemoryResultCache, data: bytes, timer: RequestTimer) -> bytes | None:
         """As `search`, at once and on any thread, where the answer is in the cache; None where it is not."""
         if len(data) > _MAX_INLINE_BYTES or (known := self.keys.remembered(digest_of(data))) is None:
+            return None
+        if self.versions.canary is not None:
             return None
         snapshot = self.versions.snapshot()
         if (value := cache.peek(f"{snapshot.version}:{known}")) is None:
@@ -106,10 +112,35 @@ class Searcher:
         """The same, for a call that was admitted already, alone or in a batch.
 
         It comes from the cache, an equal search in flight or a new search. Errors name examples by `example_fields`.
-        snapshot: the version to search; None: the current one.
+        snapshot: the version to search; None: the current one or, for its share of requests, the canary.
         """
         deadline = deadline.or_after(self.default_deadline_s)
-        snapshot = snapshot or self.versions.snapshot()
+        if self.versions.canary is not None and snapshot is None:
+            return await self._respond_beside_canary(data, timer, deadline, example_fields)
+        return await self._respond(data, timer, deadline, snapshot or self.versions.snapshot(), example_fields)
+
+    async def _respond_beside_canary(
+        self, data: bytes, timer: RequestTimer, deadline: Deadline, example_fields: Sequence[str]
+    ) -> bytes:
+        """As `respond`, from the version that is chosen for the request. No call fails because a version is tried."""
+        snapshot = self.versions.choose(parse_message(search_pb2.SearchRequest, data).routing_key)
+        if snapshot.is_canary:
+            query = self.parser.parse(data, example_fields=example_fields)
+            try:
+                with metrics.time_release("canary"):
+                    answer = await self._search("", query, snapshot, timer, deadline)
+            except (ServiceError, FailedPrecondition) as error:
+                log.warning("the canary failed, so the current version answers: %s", error)
+            else:
+                timer.space = answer.space_label
+                return answer.response(timer)
+        with metrics.time_release("current"):
+            return await self._respond(data, timer, deadline, self.versions.snapshot(), example_fields)
+
+    async def _respond(
+        self, data: bytes, timer: RequestTimer, deadline: Deadline, snapshot: Snapshot, example_fields: Sequence[str]
+    ) -> bytes:
+        """As `respond`, from this version."""
         query, key = None, ""
         if self.cache is not None:
             with timer.stage("cache"):
@@ -181,7 +212,7 @@ class Searcher:
                 explained = hits.first(query.limit).ids
                 results, contributions = await explainer.explain(explained, results, deadline)
         answer = build_answer(query, snapshot, route, results, hits, contributions=contributions)
-        if self.cache is not None and answer.complete:
+        if self.cache is not None and key and answer.complete:
             depends_on = chain(hits.products, (stored.serialized for stored in products.values()))
             filtered = bool(shard_query.filter or shard_query.max_per_shop)
             self.cache.put(key, pack_answer(answer, basis_of(known, began_s, depends_on, filtered=filtered)))

@@ -6,7 +6,8 @@ All shards that contribute to an answer serve the same version.
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from encoders.clients import EncoderReplica
 from lookalike.errors import FailedPrecondition, Unavailable
@@ -46,6 +47,8 @@ class Snapshot:
     def encoder(self, space: Space.ValueType) -> str:
         """The fingerprint of the encoder of a space; empty if the version does not have the space."""
         return self.spaces[space].encoder if space in self.spaces else ""
+
+    is_canary: bool = False  # Whether the version answers only a share of requests yet.
 
     @property
     def shards(self) -> int:
@@ -118,6 +121,37 @@ def choose_snapshot(
         changes = ChangeHistory(_shards_of(states))
     changes.add_polled(states)
     return _snapshot(states, changes, tuple(waits_for))
+
+
+class CanarySnapshot(NamedTuple):
+    """A version that answers a share of requests before it serves all."""
+
+    snapshot: Snapshot
+    share: float
+
+
+def choose_canary(
+    responses: Sequence[index_pb2.DescribeResponse | None], pinned: Snapshot, encoders: Sequence[EncoderReplica] = ()
+) -> CanarySnapshot | None:
+    """The version that the shards name as canary, if all of them serve it and the encoders in reach do; else None.
+
+    It has as many shards as the pinned version: only so every change is made in both.
+    """
+    states: dict[int, index_pb2.ShardState] = {}
+    named = {response.canary.version: response.canary.share for response in responses if response is not None}
+    for version, share in named.items():
+        for ordinal, response in enumerate(responses[: pinned.shards]):
+            for state in response.versions if response is not None else ():
+                if (state.version, state.shard, state.shards) == (version, ordinal, pinned.shards):
+                    states[ordinal] = state
+        if version in ("", pinned.version) or len(named) > 1 or len(states) < pinned.shards:
+            return None
+        before = {space: info.encoder for space, info in pinned.spaces.items()}
+        if unready_encoders(before, _encoder_names(states), encoders):
+            return None
+        snapshot = _snapshot(states, ChangeHistory(pinned.shards), ())
+        return CanarySnapshot(replace(snapshot, is_canary=True), share)
+    return None
 
 
 def _snapshot(

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Awaitable, Callable, Sequence
 
 from encoders.clients import Encoders
 from lookalike.errors import Unavailable
 from lookalike.runtime.deadline import Deadline
+from lookalike.runtime.partition import product_hash
 from lookalike.v1 import index_pb2
 from server import metrics
 from server.handover import HandoverRunner
 from server.shard_group import ShardGroup
-from server.topology import Snapshot, choose_snapshot
+from server.topology import CanarySnapshot, Snapshot, choose_canary, choose_snapshot
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +30,9 @@ class VersionWatch:
         self._polling = asyncio.Lock()
         self._moved = asyncio.Event()  # Set when the version changes, and then replaced.
         self._refresh_s = refresh_s
+        self._random = random.Random()  # decides nothing that an attacker could gain by
         self._snapshot: Snapshot | None = None
+        self.canary: CanarySnapshot | None = None  # The version that some requests pin before it is the current one.
         self._problem = "no shard has been reached yet"
         self._refusals: dict[str, str] = {}
         self._complete = asyncio.Event()
@@ -38,6 +42,17 @@ class VersionWatch:
         if self._snapshot is None:
             raise Unavailable(self._problem)
         return self._snapshot
+
+    def choose(self, routing_key: str) -> Snapshot:
+        """The snapshot to pin for one request while there may be a canary: always the same for one key, if it has one.
+
+        Raises Unavailable before any shard has answered.
+        """
+        snapshot = self.snapshot()
+        if self.canary is None:
+            return snapshot
+        drawn = product_hash(routing_key.encode()) / 2**64 if routing_key else self._random.random()
+        return self.canary.snapshot if drawn < self.canary.share else snapshot
 
     async def refresh(self) -> None:
         """Poll every shard for the versions that it serves, and choose the snapshot to pin."""
@@ -64,11 +79,18 @@ class VersionWatch:
             log.warning("version %s stays: %s", latest.version, reason)
         metrics.WAITING_FOR_ENCODERS.set(len(latest.waits_for))
         self._snapshot = latest
+        self._set_canary(choose_canary(responses, latest, self._encoders.in_reach))
         if latest.version != pinned:
             self._moved.set()
             self._moved = asyncio.Event()
         if all(latest.serving):
             self._complete.set()
+
+    def _set_canary(self, canary: CanarySnapshot | None) -> None:
+        before = (self.canary.snapshot.version, self.canary.share) if self.canary else None
+        if before != (now := (canary.snapshot.version, canary.share) if canary else None):
+            log.info("the canary is %s, before %s (version, share of requests)", now, before)
+        self.canary = canary
 
     async def refresh_encoders(self) -> None:
         """Poll every encoder for what it serves, and renew its lease of the pinned version's."""

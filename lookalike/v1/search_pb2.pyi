@@ -95,6 +95,7 @@ class SearchRequest(_message.Message):
     MAX_PER_SHOP_FIELD_NUMBER: _builtins.int
     MIN_SCORE_FIELD_NUMBER: _builtins.int
     DIVERSITY_FIELD_NUMBER: _builtins.int
+    ROUTING_KEY_FIELD_NUMBER: _builtins.int
     space: _types_pb2.Space.ValueType
     """With AUTO, photos, texts, and both together search the product space; if the index has none, their own space, or both
     with weight 1/2 each.
@@ -120,6 +121,10 @@ class SearchRequest(_message.Message):
     diversity: _builtins.float
     """0..1: diversify by maximal marginal relevance over the best 5 x limit hits; limit is then at most 100. Each next hit has
     the highest (1 - diversity) x score - diversity x its similarity to the most similar hit before it. 0: by score alone.
+    """
+    routing_key: _builtins.str
+    """While a version is tried on a share of requests (a canary), requests with one key are all answered by one version: a
+    user's or a session's. Empty: each request by chance. It is no part of what is searched.
     """
     @_builtins.property
     def examples(self) -> _containers.RepeatedCompositeFieldContainer[Global___Example]:
@@ -152,10 +157,11 @@ class SearchRequest(_message.Message):
         max_per_shop: _builtins.int | None = ...,
         min_score: _builtins.float | None = ...,
         diversity: _builtins.float = ...,
+        routing_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_max_per_shop", b"_max_per_shop", "_min_coverage", b"_min_coverage", "_min_score", b"_min_score", "filter", b"filter", "limit", b"limit", "max_per_shop", b"max_per_shop", "min_coverage", b"min_coverage", "min_score", b"min_score"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_max_per_shop", b"_max_per_shop", "_min_coverage", b"_min_coverage", "_min_score", b"_min_score", "diversity", b"diversity", "exact", b"exact", "examples", b"examples", "exclude_same_shop", b"exclude_same_shop", "explain", b"explain", "filter", b"filter", "limit", b"limit", "max_per_shop", b"max_per_shop", "min_coverage", b"min_coverage", "min_score", b"min_score", "space", b"space", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_max_per_shop", b"_max_per_shop", "_min_coverage", b"_min_coverage", "_min_score", b"_min_score", "diversity", b"diversity", "exact", b"exact", "examples", b"examples", "exclude_same_shop", b"exclude_same_shop", "explain", b"explain", "filter", b"filter", "limit", b"limit", "max_per_shop", b"max_per_shop", "min_coverage", b"min_coverage", "min_score", b"min_score", "routing_key", b"routing_key", "space", b"space", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
@@ -495,6 +501,7 @@ class Provenance(_message.Message):
     STALE_S_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     PLANS_FIELD_NUMBER: _builtins.int
+    CANARY_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """The version of the index that answered."""
     policy: _builtins.str
@@ -515,6 +522,8 @@ class Provenance(_message.Message):
     search might find now, and these are the seconds since the answer was computed: at most the gateway's
     `cache_staleness_s`.
     """
+    canary: _builtins.bool
+    """`version` is being tried on a share of requests; such answers come from no cache."""
     @_builtins.property
     def spaces(self) -> _containers.RepeatedCompositeFieldContainer[Global___SearchedSpace]:
         """By number; several in late fusion."""
@@ -548,10 +557,11 @@ class Provenance(_message.Message):
         stale_s: _builtins.float = ...,
         timings: Global___Timings | None = ...,
         plans: _abc.Iterable[_types_pb2.SearchPlan] | None = ...,
+        canary: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "coverage", b"coverage", "degraded", b"degraded", "documents_searched", b"documents_searched", "documents_total", b"documents_total", "exact", b"exact", "plans", b"plans", "policy", b"policy", "shards_answered", b"shards_answered", "shards_asked", b"shards_asked", "spaces", b"spaces", "stale_s", b"stale_s", "timings", b"timings", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "canary", b"canary", "coverage", b"coverage", "degraded", b"degraded", "documents_searched", b"documents_searched", "documents_total", b"documents_total", "exact", b"exact", "plans", b"plans", "policy", b"policy", "shards_answered", b"shards_answered", "shards_asked", b"shards_asked", "spaces", b"spaces", "stale_s", b"stale_s", "timings", b"timings", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -16,6 +16,7 @@ from index.serving.shard_version import map_shard
 from lookalike.errors import BadArtifact, BadSettings, OperatorError, Unavailable
 from lookalike.releases import version
 from lookalike.releases.cache import FileCache
+from lookalike.releases.canary import Canary
 from lookalike.releases.location import Directory, open_location
 from lookalike.releases.names import shard_name
 from lookalike.releases.store import ObjectStore
@@ -162,6 +163,23 @@ def test_a_version_name_must_not_be_a_path_out_of_the_location(location: Directo
     for method in (location.read_manifest, location.drop):
         with pytest.raises(BadArtifact, match="not the name of a version"):
             method(name)
+
+
+def test_a_canary_is_named_with_its_share_and_named_no_more(location: Directory | ObjectStore, built: Built) -> None:
+    publish(location, built, built.names[0])
+    assert location.canary() is None
+    location.set_canary(canary := Canary(version=built.names[1], share=0.25))
+    assert location.canary() == canary
+    location.set_canary(None)
+    location.set_canary(None)
+    assert location.canary() is None
+
+
+@pytest.mark.parametrize("share", ["0", "1.5", "NaN", '"much"'])
+def test_a_canary_needs_a_share_above_0_and_at_most_1(tmp_path: Path, share: str) -> None:
+    (tmp_path / "CANARY").write_text(f'{{"version": "a", "share": {share}}}')
+    with pytest.raises(BadArtifact, match="CANARY: "):
+        Directory(tmp_path).canary()
 
 
 def test_a_pinned_shard_can_be_loaded_and_searched(
