@@ -96,7 +96,7 @@ class Replicas(Generic[Stub, State]):
             others = [each for each in self._replicas.values() if each is not replica]
             match error.code():
                 case grpc.StatusCode.UNAVAILABLE if self._retry_budget.record_failure():
-                    others = others or [replica]
+                    others = others or [*self._replicas.values()]
                 case grpc.StatusCode.FAILED_PRECONDITION:
                     replica.state = None
                     others = [each for each in others if each.state is not None and serves(each.state)]
