@@ -57,12 +57,7 @@ class Replicas(Generic[Stub, State]):
     resolve: the addresses behind one. Raises OSError.
     """
 
-    def __init__(
-        self,
-        addresses: Sequence[str],
-        connect: Callable[[grpc.aio.Channel], Stub],
-        resolve: Resolve,
-    ) -> None:
+    def __init__(self, addresses: Sequence[str], connect: Callable[[grpc.aio.Channel], Stub], resolve: Resolve) -> None:
         self._addresses = addresses
         self._connect = connect
         self._resolve = resolve
@@ -113,7 +108,7 @@ class Replicas(Generic[Stub, State]):
         """The addresses behind one; while its name cannot be resolved, all that are known stay."""
         try:
             return await self._resolve(address)
-        except OSError:
+        except (OSError, UnicodeError):  # The latter for a host that cannot be a name.
             return [*self._replicas]
 
     def _set_addresses(self, addresses: Sequence[str]) -> None:
