@@ -57,12 +57,7 @@ class Replicas(Generic[Stub, State]):
     resolve: the addresses behind one. Raises OSError.
     """
 
-    def __init__(
-        self,
-        addresses: Sequence[str],
-        connect: Callable[[grpc.aio.Channel], Stub],
-        resolve: Resolve,
-    ) -> None:
+    def __init__(self, addresses: Sequence[str], connect: Callable[[grpc.aio.Channel], Stub], resolve: Resolve) -> None:
         self._addresses = addresses
         self._connect = connect
         self._resolve = resolve
@@ -96,7 +91,7 @@ class Replicas(Generic[Stub, State]):
             others = [each for each in self._replicas.values() if each is not replica]
             match error.code():
                 case grpc.StatusCode.UNAVAILABLE if self._retry_budget.record_failure():
-                    others = others or [replica]
+                    others = others or [*self._replicas.values()]
                 case grpc.StatusCode.FAILED_PRECONDITION:
                     replica.state = None
                     others = [each for each in others if each.state is not None and serves(each.state)]
@@ -113,7 +108,7 @@ class Replicas(Generic[Stub, State]):
         """The addresses behind one; while its name cannot be resolved, all that are known stay."""
         try:
             return await self._resolve(address)
-        except OSError:
+        except (OSError, UnicodeError):  # The latter for a host that cannot be a name.
             return [*self._replicas]
 
     def _set_addresses(self, addresses: Sequence[str]) -> None:
