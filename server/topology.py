@@ -13,6 +13,7 @@ from lookalike.spaces import space_name
 from lookalike.v1 import index_pb2
 from lookalike.v1.types_pb2 import DuplicatesThreshold, Space
 from server.change_history import ChangeHistory
+from server.recall_estimate import PromisedRecall
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class SpaceInfo:
     encoder: str
     documents: tuple[int, ...]  # Vectors per shard.
     duplicates: DuplicatesThreshold | None = None  # The score from which products are near-duplicates; None: unknown.
+    recall: PromisedRecall | None = None  # As the build measured it; None: searched exactly.
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +99,7 @@ def choose_snapshot(
             each.encoder,
             _documents(each, states),
             each.duplicates if each.HasField("duplicates") else None,
+            PromisedRecall(each.recall.recall, each.recall.standard_error) if each.HasField("recall") else None,
         )
         for each in any_state.spaces
     }
