@@ -17,7 +17,7 @@ from pipeline.metrics_page import Increase, Page
 REQUESTS = "lookalike_request_seconds"
 RELEASE = "lookalike_release"
 # The server's own failures; others are of what callers sent, and come and go with the callers.
-SERVER_ERRORS = ("DEADLINE_EXCEEDED", "FAILED_PRECONDITION", "INTERNAL", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "UNKNOWN")
+SERVER_ERRORS = ("DEADLINE_EXCEEDED", "FAILED_PRECONDITION", "INTERNAL", "RESOURCE_EXHAUSTED", "UNAVAILABLE")
 # Some ten figures are judged every ten seconds for ten minutes: at 3.3, one time in 2,000 each, a release that changes
 # nothing is rarely refused, and a doubled share still shows within a hundred calls.
 Z = 3.3
@@ -33,7 +33,7 @@ class Bounds:
     degraded_share: float = 0.01
     # Shoppers' queries differ by the hour, more than answers without any hit do.
     empty_share: float = 0.01
-    # A classifier that was trained anew sets its thresholds anew: that alone moved abstentions by up to 3 points.
+    # A classifier that was trained anew sets its thresholds anew, and abstains more or less by that alone.
     abstained_share: float = 0.05
     # A release runs beside the one before, and its first answers find nothing in the caches of processes and files.
     latency_factor: float = 2.0

@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 
 DEPTH = 10  # The build promises recall@10, measured at the operating point of this depth.
 MAX_WAITING = 16  # Samples that wait for their turn; further ones are dropped.
-# An exact search of a shard under full load works for a sixteenth of the time of all cores; a million vectors of 1024
-# dimensions take 0.3 s of one.
+# Beside ordinary searches an exact one works for a sixteenth of the time of all cores, and a million vectors of 1024
+# dimensions take 0.3 to 0.9 s of one (index/search/cost.py).
 TIMEOUT_S = 60.0
 _TIE = 1e-6  # Scores that differ by less are equal, as where the build measures: exact search rounds differently.
 
