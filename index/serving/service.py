@@ -140,7 +140,8 @@ class IndexShard:
             if search is not None:
                 caller = Caller(deadline)
                 results = await self._find_costly(search, version, caller)
-                cpu_s = caller.cpu_s / len(results)
+                exact = sum(query.exact for query in search.pending.values())
+                cpu_s = caller.cpu_s / max(1, exact)
                 answer = await self._run(version, lambda _: finish(_complete(search, results, cpu_s)), deadline)
         return answer  # type: ignore[return-value]
 
@@ -199,7 +200,7 @@ def _search_ordinary(shard: ShardVersion, queries: Sequence[ShardQuery | ValueEr
 
 
 def _complete(search: ShardSearch, found: Mapping[int, Found], cpu_s: float = 0.0) -> list[ShardHits]:
-    """The hits of all queries, with these, too, each of which took so much CPU of shared passes."""
+    """The hits of all queries, with these, too; each exact one of them took so much CPU of shared passes."""
     search.read(found, cpu_s)
     results = search.results
     failed = sum(bool(hits.error) for hits in results)

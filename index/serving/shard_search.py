@@ -48,11 +48,12 @@ class ShardSearch:
         return {i: found for i, found in zip(positions, results, strict=True) if found is not None}
 
     def read(self, found: Mapping[int, Found], cpu_s: float = 0.0) -> None:
-        """Read the hits of these queries, which are pending no more; each took so much CPU of shared passes."""
+        """Read the hits of these queries, which are pending no more; an exact one took so much CPU of shared passes."""
         for i, (ranking, positions) in found.items():
             hits = ranking if len(positions) == len(ranking.rows) else ranking.select(positions)
-            read = self._read(self.pending.pop(i), hits)
-            self._results[i] = read._replace(cpu_s=cpu_s) if cpu_s else read
+            query = self.pending.pop(i)
+            read = self._read(query, hits)
+            self._results[i] = read._replace(cpu_s=cpu_s) if cpu_s and query.exact else read
 
     def _read(self, query: ShardQuery, hits: Hits) -> ShardHits:
         """The hits, or an error if the batch has no room for their products."""
