@@ -1,9 +1,9 @@
 """Nights in a row under load of every kind: does a release change fail a call, mix releases, or lose a change?
 
 A shop of drawn products is served by processes: gateway, three shards, two text encoders, a model server. Callers
-search by id, photo, title and both, classify, upsert products that are encoded and patch others, each kind at a rate of its
-own (open loop: a latency counts from when the call was due). Meanwhile, night after night, `lookalike update` runs with
-changed products and encoders trained anew:
+search by id, photo, title and both, classify, upsert products that are encoded and patch others, each kind at a rate of
+its own (open loop: a latency counts from when the call was due). Meanwhile, night after night, `lookalike update` runs
+with changed products and encoders trained anew:
 
 1. an ordinary night            4. an ordinary night, with another number of shards
 2. a halved catalogue: the gate is to refuse it     5. another ordinary night

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from loadtest.histogram import Histogram, Labels, Quantile, merge_series, quantile
 from loadtest.plan import LoadPlan
 from loadtest.slo import Verdict
+from lookalike.runtime.histogram import Histogram, Labels, Quantile, merge_series, quantile
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,12 +17,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from loadtest import discovery, plan, report, slo
-from loadtest.histogram import Histogram, Labels, increase, parse_histograms
 from loadtest.mix import KINDS
 from lookalike.cli.arguments import number
 from lookalike.cli.flags import DEFAULT_ADDRESS
 from lookalike.client import Client
 from lookalike.errors import BadSettings, Unavailable
+from lookalike.runtime.histogram import Histogram, Labels, increase, parse_histograms
 
 MAX_USERS = 256
 MAX_SECONDS = 600.0

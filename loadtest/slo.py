@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loadtest.histogram import Histogram, Labels, merge_series, quantile
 from lookalike.errors import BadSettings
+from lookalike.runtime.histogram import Histogram, Labels, merge_series, quantile
 from lookalike.runtime.telemetry import SECONDS_BUCKETS
 
 QUANTILES = {"p50_s": 0.5, "p99_s": 0.99}

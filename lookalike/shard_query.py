@@ -43,3 +43,4 @@ class ShardHits(NamedTuple):
     plans: Sequence[SearchPlan] = ()  # With `explain`, of each segment and space; `shard` is not set.
     costly: bool = False  # The query needs more work than was allowed, and was not answered.
     error: str = ""  # Why this query failed; empty: it did not.
+    cpu_s: float = 0.0  # Of an exact search that shared passes over the vectors: its share of their CPU; else 0.

@@ -8,8 +8,9 @@ parser merges a sub-message that does (protobuf.js replaces the first), whatever
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
+from types import MappingProxyType
 from typing import NamedTuple
 
 from encoders.clients import InputVectors
@@ -65,12 +66,15 @@ def build_answer(
     hits: Ranking,
     *,
     contributions: Sequence[bytes] = (),
+    shortfalls: Mapping[Space.ValueType, str] = MappingProxyType({}),
 ) -> SearchAnswer:
     """Build the answer from the first `limit` hits. Raises Unavailable if coverage is below `min_coverage`.
 
     contributions: with `explain`, the serialized field of each of the first hits.
+    shortfalls:    spaces in which searches find less than the version's build promised, each with a sentence.
     """
-    degraded = search_degradations(query, snapshot, route, results)
+    degraded = search_degradations(query, snapshot, route, results, shortfalls)
+    metrics.ANSWERS.labels("found" if len(hits) else "empty").inc()
     if degraded or query.explain:
         provenance = _provenance(snapshot, route, results.hits, exact=query.exact, degraded=degraded)
         if provenance.coverage < query.min_coverage:
@@ -87,6 +91,7 @@ def build_answer(
 
 def build_empty_answer(query: SearchQuery, snapshot: Snapshot, route: Route) -> SearchAnswer:
     """The answer to a query of which no example is left: no hits, and the reason. It asked no shard, so lacks none."""
+    metrics.ANSWERS.labels("empty").inc()
     provenance = Provenance(version=snapshot.version, policy=route.policy, coverage=1.0, exact=query.exact)
     provenance.canary = snapshot.is_canary
     provenance.degraded.extend(_text_degradations(query))
@@ -141,7 +146,13 @@ _UNTRAINED = {
 }
 
 
-def search_degradations(query: SearchQuery, snapshot: Snapshot, route: Route, results: ShardResults) -> list[str]:
+def search_degradations(
+    query: SearchQuery,
+    snapshot: Snapshot,
+    route: Route,
+    results: ShardResults,
+    shortfalls: Mapping[Space.ValueType, str] = MappingProxyType({}),
+) -> list[str]:
     """The reasons why a search is degraded, as sentences; each is counted. No other place adds a reason."""
     reasons = _text_degradations(query)
     if results.failures:
@@ -157,6 +168,11 @@ def search_degradations(query: SearchQuery, snapshot: Snapshot, route: Route, re
         if "-untrained-" in snapshot.spaces[space].encoder:
             metrics.DEGRADED.labels("encoder_untrained").inc()
             reasons.append(_UNTRAINED.get(space) or f"the {space_name(space)} encoder is untrained")
+    if shortfalls and not query.exact:
+        short = [shortfalls[space] for space in route.spaces if space in shortfalls]
+        if short:
+            metrics.DEGRADED.labels("recall_short").inc()
+            reasons += short
     return reasons
 
 

@@ -24,6 +24,7 @@ from server.changes import CatalogWriter
 from server.classify import ClassifyHandler
 from server.enqueue import Enqueuer
 from server.handover import HandoverRunner
+from server.online_recall import OnlineRecall
 from server.open_streams import OpenStreams
 from server.policy import AutoPolicy
 from server.query_parser import QueryParser
@@ -69,10 +70,12 @@ class Gateway:
     encoders: Encoders
     cache: ResultCache | None
     enqueuer: Enqueuer
+    recall: OnlineRecall
     handlers: tuple[grpc.GenericRpcHandler, ...]
 
     async def close(self) -> None:
         await self.handovers.close()
+        await self.recall.close()
         await asyncio.gather(self.shards.close(), self.encoders.close(), self.enqueuer.close())
         if self.cache is not None:
             await self.cache.close()
@@ -86,6 +89,7 @@ def build_gateway(settings: ServiceSettings, transports: Sequence[ShardTransport
     deadline_s = settings.default_deadline_s
     policy = AutoPolicy.parse(settings.auto_policy, photo=settings.auto_photo, text=settings.auto_text)
     keys = RequestKeys(policy.text)
+    recall = OnlineRecall(versions, shards, share=settings.recall_sample, cpu_share=settings.recall_cpu_share)
     searcher = Searcher(
         versions,
         shards,
@@ -97,6 +101,7 @@ def build_gateway(settings: ServiceSettings, transports: Sequence[ShardTransport
         deadline_s,
         settings.cache_staleness_s,
         SingleFlight(),
+        recall,
     )
     classifier = ClassifyHandler(versions, shards, encoders, deadline_s)
     reader = CatalogReader(versions, shards, deadline_s)
@@ -140,7 +145,7 @@ def build_gateway(settings: ServiceSettings, transports: Sequence[ShardTransport
         edge.handler(SEARCH, {**search_methods, **search_streams}, take_bytes={"Search"}),
         edge.handler(CATALOG, {**catalog_methods, **write_streams, "Wait": enqueuer.wait}),
     )
-    return Gateway(shards, versions, handovers, encoders, cache, enqueuer, handlers)
+    return Gateway(shards, versions, handovers, encoders, cache, enqueuer, recall, handlers)
 
 
 async def serve(settings: GatewaySettings) -> None:

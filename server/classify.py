@@ -10,6 +10,7 @@ from lookalike.errors import NotFound
 from lookalike.runtime.deadline import Deadline
 from lookalike.v1 import index_pb2, search_pb2
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Space
+from server import metrics
 from server.admission import Permit
 from server.answer import classification_degradations, timings
 from server.classify_request import ClassifyQuery, parse_classify_request
@@ -94,6 +95,7 @@ def _response(
 ) -> search_pb2.ClassifyResponse:
     likeliest = result.likeliest
     abstention_reason = _abstention_reason(likeliest.values[0], likeliest.threshold, query.precision)
+    metrics.CLASSIFIED.labels("abstained" if abstention_reason else "named").inc()
     response = search_pb2.ClassifyResponse(
         category="" if abstention_reason else likeliest.categories[0],
         abstention_reason=abstention_reason,
@@ -114,6 +116,7 @@ def _response(
 
 def _abstention(query: ClassifyQuery, inputs: InputVectors, timer: RequestTimer) -> search_pb2.ClassifyResponse:
     """The response to a text alone of which the text encoder knows no word."""
+    metrics.CLASSIFIED.labels("abstained").inc()
     return search_pb2.ClassifyResponse(
         abstention_reason="the text encoder knows no word of the text",
         provenance=search_pb2.ClassifyProvenance(

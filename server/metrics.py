@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -12,6 +12,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from lookalike.runtime.telemetry import SECONDS_BUCKETS
 from lookalike.status import code_of
+from server.recall_estimate import RecallEstimate
 
 REQUEST = Histogram(
     "lookalike_request_seconds",
@@ -55,15 +56,74 @@ WAITING_FOR_ENCODERS = Gauge(
     "Encoders in reach that are not ready for the shards' current version: requests pin the one before.",
 )
 SHARDS_SERVING = Gauge("lookalike_shards_serving", "Shards that serve the version that requests pin.")
+RELEASE = Gauge("lookalike_release", "1: the version that requests pin.", ["version"])
+CLASSIFIED = Counter(
+    "lookalike_classified_total", "Answers of Classify, by whether they have a category: named, abstained.", ["outcome"]
+)
+ANSWERS = Counter(
+    "lookalike_answers_total",
+    "Answers to searches, not from the cache, by whether they have a hit: found, empty.",
+    ["hits"],
+)
 
-RELEASE = Histogram(
-    "lookalike_release_seconds",
+# Of the version that requests pin; series of others are dropped. Counters beside gauges: their increases may be summed
+# over gateways and taken over any time, while the gateway's own bounds are what its answers go by.
+_RECALL_LABELS = ["version", "space"]
+RECALL_EXPECTED = Counter(
+    "lookalike_recall_expected_total", "True neighbours of searches that were compared with exact ones.", _RECALL_LABELS
+)
+RECALL_FOUND = Counter("lookalike_recall_found_total", "Those of them that the searches found.", _RECALL_LABELS)
+RECALL = Gauge("lookalike_recall_at_10", "Recall of the newest searches that were compared.", _RECALL_LABELS)
+RECALL_LOWER = Gauge("lookalike_recall_at_10_lower", "Its lower bound: below it once in 2,000.", _RECALL_LABELS)
+RECALL_UPPER = Gauge("lookalike_recall_at_10_upper", "Its upper bound: above it once in 2,000.", _RECALL_LABELS)
+RECALL_PROMISED = Gauge(
+    "lookalike_recall_promised",
+    "recall@10 that the build measured; none where a space is searched exactly.",
+    _RECALL_LABELS,
+)
+RECALL_SHORT = Gauge(
+    "lookalike_recall_short", "1: recall is lower than promised, beyond chance; answers say so.", _RECALL_LABELS
+)
+RECALL_SAMPLES = Counter(
+    "lookalike_recall_samples_total",
+    "Searches sampled for a comparison with exact ones: compared; dropped: too many waited; failed; outdated: the "
+    "version changed meanwhile.",
+    ["outcome"],
+)
+RECALL_CPU = Counter("lookalike_recall_cpu_seconds_total", "CPU of the exact searches for these comparisons.")
+_OF_RELEASE = RECALL_EXPECTED, RECALL_FOUND, RECALL, RECALL_LOWER, RECALL_UPPER, RECALL_PROMISED, RECALL_SHORT
+
+SEARCH_BY_RELEASE = Histogram(
+    "lookalike_search_by_release_seconds",
     "Time of a search while a canary answers some, by release (current or canary) and outcome (a gRPC code).",
     ["release", "outcome"],
     buckets=SECONDS_BUCKETS,
 )
 
 _STAGES = {stage: STAGE.labels(stage) for stage in ("cache", "lookup", "encode", "search")}
+
+
+def show_release(version: str, promised: Mapping[str, float]) -> None:
+    """The version that requests pin, and the recall that its build promised, by space; drops what is of others."""
+    RELEASE.clear()
+    RELEASE.labels(version).set(1)
+    for metric in _OF_RELEASE:
+        metric.clear()
+    for space, recall in promised.items():
+        RECALL_PROMISED.labels(version, space).set(recall)
+
+
+def show_recall(version: str, space: str, found: int, expected: int, estimate: RecallEstimate, *, short: bool) -> None:
+    """Count one comparison, and show what is known of the recall since."""
+    RECALL_EXPECTED.labels(version, space).inc(expected)
+    RECALL_FOUND.labels(version, space).inc(found)
+    for gauge, value in (
+        (RECALL, estimate.recall),
+        (RECALL_LOWER, estimate.lower),
+        (RECALL_UPPER, estimate.upper),
+        (RECALL_SHORT, short),
+    ):
+        gauge.labels(version, space).set(value)
 
 
 @dataclass(slots=True)
@@ -123,7 +183,7 @@ class time_request:  # noqa: N801  # used as a function, as contextlib's context
 
 @contextmanager
 def time_release(release: str) -> Iterator[None]:
-    """Time a search in RELEASE, with the gRPC code of its exception, if any, as its outcome."""
+    """Time a search in SEARCH_BY_RELEASE, with the gRPC code of its exception, if any, as its outcome."""
     started_s, outcome = perf_counter(), "OK"
     try:
         yield
@@ -131,7 +191,7 @@ def time_release(release: str) -> Iterator[None]:
         outcome = code_of(error).name
         raise
     finally:
-        RELEASE.labels(release, outcome).observe(perf_counter() - started_s)
+        SEARCH_BY_RELEASE.labels(release, outcome).observe(perf_counter() - started_s)
 
 
 def observe_request(method: str, timer: RequestTimer, outcome: str) -> None:

@@ -106,4 +106,5 @@ def _hits(message: index_pb2.ShardHits) -> ShardHits:
         plans=message.plans,
         costly=message.costly,
         error=message.error,
+        cpu_s=message.cpu_s,
     )

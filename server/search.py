@@ -27,6 +27,7 @@ from server.diversity import CANDIDATES_PER_HIT, diversify, hit_vectors
 from server.explanation import Explainer
 from server.merge import Ranking
 from server.metrics import RequestTimer
+from server.online_recall import OnlineRecall
 from server.policy import AutoPolicy, Route, drop_empty_spaces, drop_unknown_texts, resolve_route
 from server.query import ENCODED, EXAMPLE_FIELDS, NO_FILTER, ExampleSource, SearchQuery, duplicates_search
 from server.query_parser import QueryParser
@@ -70,6 +71,7 @@ class Searcher:
     default_deadline_s: float
     cache_staleness_s: float
     flights: SingleFlight[SearchAnswer]
+    recall: OnlineRecall
 
     async def search(self, data: bytes, deadline: Deadline, permit: Permit) -> bytes:
         """A serialized SearchResponse to a serialized SearchRequest."""
@@ -198,6 +200,7 @@ class Searcher:
         with timer.stage("search"):
             shard_query = _shard_query(query, route, vectors, products, shards=snapshot.shards)
             results = await self.shards.search(snapshot, shard_query, deadline)
+            self.recall.offer(snapshot, shard_query)
             results, hits = await self._rank(query, snapshot, route, results, deadline)
             contributions: Sequence[bytes] = ()
             if query.explain:
@@ -211,7 +214,8 @@ class Searcher:
                 )
                 explained = hits.first(query.limit).ids
                 results, contributions = await explainer.explain(explained, results, deadline)
-        answer = build_answer(query, snapshot, route, results, hits, contributions=contributions)
+        shortfalls = self.recall.shortfalls(snapshot.version)
+        answer = build_answer(query, snapshot, route, results, hits, contributions=contributions, shortfalls=shortfalls)
         if self.cache is not None and key and answer.complete:
             depends_on = chain(hits.products, (stored.serialized for stored in products.values()))
             filtered = bool(shard_query.filter or shard_query.max_per_shop)

@@ -100,6 +100,18 @@ class ServiceSettings(ProcessSettings):
         f"unit of the catalogue's revisions, times since 1970: {', '.join(REVISION_UNITS)}; none: they are no times. A "
         "change whose revision is more than a day ahead of now is refused",
     )
+    recall_sample: float = setting(
+        0.05,
+        "share of the searches of an ANN index that are compared with exact ones, in the background; 0: none",
+        at_least=0,
+        at_most=1,
+    )
+    recall_cpu_share: float = setting(
+        0.01,
+        "CPU of these exact searches on all shards, in cores; beyond it samples are dropped; 0: there are none",
+        at_least=0,
+        at_most=16,
+    )
     refresh_s: float = setting(
         1.0, "interval at which the shards are polled for their versions", at_least=0.05, at_most=60
     )

@@ -83,14 +83,18 @@ class ShardClient:
 
         Raises DeadlineExceeded, Overloaded or what else the shard says.
         """
+        (hits,) = await self.search_together(snapshot, [query], deadline)
+        return hits
+
+    async def search_together(
+        self, snapshot: Snapshot, queries: Sequence[ShardQuery], deadline: Deadline
+    ) -> Sequence[ShardHits]:
+        """The hits of any queries, all of one state of the shard, in one call. Raises what `search_costly` does."""
         try:
-            (hits,) = await self._transport.search(
-                snapshot.version, [query], deadline.remaining_s(), ordinary_only=False
-            )
+            return await self._transport.search(snapshot.version, queries, deadline.remaining_s(), ordinary_only=False)
         except Unavailable:
             deadline.remaining_s()  # Raises DeadlineExceeded where that is why the shard did not answer.
             raise
-        return hits
 
     async def lookup(
         self, snapshot: Snapshot, product_id: str, spaces: Spaces, deadline: Deadline

@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from time import perf_counter
 
 from lookalike.errors import DeadlineExceeded, LookalikeError, Overloaded, Unavailable
 from lookalike.runtime.deadline import Deadline
@@ -32,6 +33,15 @@ class ShardResults:
     def with_failure(self, reason: str) -> ShardResults:
         """The same results, with another failure that the answer is to state."""
         return ShardResults(self.hits, [*self.failures, reason])
+
+
+@dataclass(frozen=True, slots=True)
+class ExactComparison:
+    """The hits of one query in one state of a shard, as an ordinary search and as an exact one find them."""
+
+    approximate: ShardHits
+    exact: ShardHits
+    cost_s: float  # CPU of the exact search; where the shard does not say, the time that it took to answer.
 
 
 class ShardGroup:
@@ -122,6 +132,16 @@ class ShardGroup:
         finally:
             self._costly -= 1
             metrics.COSTLY.set(self._costly)
+
+    async def search_beside_exact(
+        self, snapshot: Snapshot, query: ShardQuery, deadline: Deadline
+    ) -> list[ExactComparison]:
+        """What each shard finds by the query, and by the same one searched exactly, both in one state of the shard.
+
+        Raises what the first failure is: without a shard there is nothing to compare.
+        """
+        queries = [query._replace(exact=False), query._replace(exact=True)]
+        return await asyncio.gather(*(_compare(shard, snapshot, queries, deadline) for shard in self._shards))
 
     async def lookup(
         self, snapshot: Snapshot, product_id: str, spaces: Spaces, deadline: Deadline
@@ -272,6 +292,16 @@ async def _wait(calls: Sequence[asyncio.Future[ShardHits]]) -> None:
     finally:
         for call in calls:
             call.cancel()  # No effect on those that are done.
+
+
+async def _compare(
+    shard: ShardClient, snapshot: Snapshot, queries: Sequence[ShardQuery], deadline: Deadline
+) -> ExactComparison:
+    began_s = perf_counter()
+    approximate, exact = await shard.search_together(snapshot, queries, deadline)
+    if error := approximate.error or exact.error:
+        raise RuntimeError(f"shard {shard.address} refused a query: {error}")
+    return ExactComparison(approximate, exact, exact.cpu_s or perf_counter() - began_s)
 
 
 def _outcome(

@@ -16,6 +16,7 @@ from lookalike.v1 import index_pb2
 from lookalike.v1.types_pb2 import DuplicatesThreshold, Space
 from server.change_history import ChangeHistory
 from server.encoder_readiness import EncoderNames, unready_encoders
+from server.recall_estimate import PromisedRecall
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class SpaceInfo:
     encoder: str
     documents: tuple[int, ...]  # Vectors per shard.
     duplicates: DuplicatesThreshold | None = None  # The score from which products are near-duplicates; None: unknown.
+    recall: PromisedRecall | None = None  # As the build measured it; None: searched exactly.
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,6 +167,7 @@ def _snapshot(
             each.encoder,
             _documents(each, states),
             each.duplicates if each.HasField("duplicates") else None,
+            PromisedRecall(each.recall.recall, each.recall.standard_error) if each.HasField("recall") else None,
         )
         for each in any_state.spaces
     }

@@ -11,6 +11,7 @@ from encoders.clients import Encoders
 from lookalike.errors import Unavailable
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.partition import product_hash
+from lookalike.spaces import space_name
 from lookalike.v1 import index_pb2
 from server import metrics
 from server.handover import HandoverRunner
@@ -73,6 +74,9 @@ class VersionWatch:
         metrics.SHARDS_SERVING.set(sum(latest.serving))
         if self._snapshot is None or (latest.version, latest.serving) != (pinned, self._snapshot.serving):
             log.info("version %s; serving: %s", latest.version, latest.serving)
+        if latest.version != pinned:
+            promised = {space: info.recall for space, info in latest.spaces.items() if info.recall is not None}
+            metrics.show_release(latest.version, {space_name(s): each.recall for s, each in promised.items()})
         for loss in set(latest.losses).difference(self._snapshot.losses if self._snapshot else ()):
             log.warning("version %s: %s", latest.version, loss)
         for reason in set(latest.waits_for).difference(self._snapshot.waits_for if self._snapshot else ()):

@@ -1,4 +1,4 @@
-"""The caller of a search, as its threads see it: how long it waits, and whether it gave up. Reads the clock."""
+"""The caller of a search, as its threads see it: how long it waits, and what it cost. Reads the clock."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ class Caller:
     def __init__(self, deadline: Deadline) -> None:
         self.deadline = deadline
         self.gave_up = False
+        self.cpu_s = 0.0  # Of the passes over the vectors that its exact searches shared: their share.
 
     def check(self) -> None:
         """Raises DeadlineExceeded if nobody waits for the answer any more."""

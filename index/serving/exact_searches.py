@@ -118,7 +118,7 @@ class ExactSearches:
             if not self._scan:
                 continue
             self._before_block()
-            began_s = self._clock()
+            began_s, cpu_began_s = self._clock(), time.thread_time()
             try:
                 work, complete = self._scan.advance()
             except Exception as error:  # A bug; it must not end the thread, or no exact search is answered any more.
@@ -127,6 +127,9 @@ class ExactSearches:
                 continue
             took_s = self._clock() - began_s
             metrics.EXACT_BLOCK_SECONDS.observe(took_s)
+            share_s = (time.thread_time() - cpu_began_s) / len(self._members)
+            for member in self._members:
+                member.caller.cpu_s += share_s
             self._finish([member for member in self._members if member.search in complete])
             self._pause(took_s)
             self._rate.observe(work, self._clock() - began_s)

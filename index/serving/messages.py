@@ -28,7 +28,7 @@ def _parsed(query: index_pb2.ShardQuery, dims: Mapping[Space.ValueType, int]) ->
 def search_response(results: Sequence[ShardHits]) -> index_pb2.ShardSearchResponse:
     response = index_pb2.ShardSearchResponse()
     for hits in results:
-        message = response.results.add(error=hits.error, costly=hits.costly, scores=pack(hits.scores))
+        message = response.results.add(error=hits.error, costly=hits.costly, scores=pack(hits.scores), cpu_s=hits.cpu_s)
         message.ids.extend(hits.ids)
         message.products.extend(hits.products)
         message.shops.extend(hits.shops)

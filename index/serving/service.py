@@ -183,8 +183,11 @@ class IndexShard:
         with self._served.lease(version):
             search, answer = await self._run(version, begin, deadline)
             if search is not None:
-                results = await self._find_costly(search, version, Caller(deadline))
-                answer = await self._run(version, lambda _: finish(_complete(search, results)), deadline)
+                caller = Caller(deadline)
+                results = await self._find_costly(search, version, caller)
+                exact = sum(query.exact for query in search.pending.values())
+                cpu_s = caller.cpu_s / max(1, exact)
+                answer = await self._run(version, lambda _: finish(_complete(search, results, cpu_s)), deadline)
         return answer  # type: ignore[return-value]
 
     async def _find_costly(self, search: ShardSearch, version: str, caller: Caller) -> dict[int, Found]:
@@ -241,9 +244,9 @@ def _search_ordinary(shard: ShardVersion, queries: Sequence[ShardQuery | ValueEr
     return search
 
 
-def _complete(search: ShardSearch, found: Mapping[int, Found]) -> list[ShardHits]:
-    """The hits of all queries, with these, too."""
-    search.read(found)
+def _complete(search: ShardSearch, found: Mapping[int, Found], cpu_s: float = 0.0) -> list[ShardHits]:
+    """The hits of all queries, with these, too; each exact one of them took so much CPU of shared passes."""
+    search.read(found, cpu_s)
     results = search.results
     failed = sum(bool(hits.error) for hits in results)
     metrics.QUERIES.labels("ok").inc(len(results) - failed - len(search.pending))

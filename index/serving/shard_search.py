@@ -47,11 +47,13 @@ class ShardSearch:
         results = grouping.widen_until_filled(queries, LimitedView(self.view, limit), hit_positions)
         return {i: found for i, found in zip(positions, results, strict=True) if found is not None}
 
-    def read(self, found: Mapping[int, Found]) -> None:
-        """Read the hits of these queries, which are pending no more."""
+    def read(self, found: Mapping[int, Found], cpu_s: float = 0.0) -> None:
+        """Read the hits of these queries, which are pending no more; an exact one took so much CPU of shared passes."""
         for i, (ranking, positions) in found.items():
             hits = ranking if len(positions) == len(ranking.rows) else ranking.select(positions)
-            self._results[i] = self._read(self.pending.pop(i), hits)
+            query = self.pending.pop(i)
+            read = self._read(query, hits)
+            self._results[i] = read._replace(cpu_s=cpu_s) if cpu_s and query.exact else read
 
     def _read(self, query: ShardQuery, hits: Hits) -> ShardHits:
         """The hits, or an error if the batch has no room for their products."""

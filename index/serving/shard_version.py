@@ -79,6 +79,7 @@ class ShardVersion:
                 live=view.vector_count(number),
                 device=gpu.device_of(self.base.spaces[number].ann_index),
                 duplicates=DuplicatesThreshold(**asdict(entry.duplicates)) if entry.duplicates else None,
+                recall=index_pb2.PromisedRecall(**asdict(recall)) if (recall := entry.recall_at_10) else None,
             )
             for entry in self.manifest.spaces
             for number in [space_number(entry.name)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
@@ -80,6 +81,14 @@ class DuplicatesThreshold:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PromisedRecall:
+    """recall@10 of a space as its build measured it, for vectors that the index does not hold."""
+
+    recall: float
+    standard_error: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class SpaceEntry:
     name: str
     dim: int
@@ -89,6 +98,22 @@ class SpaceEntry:
     indexes: tuple[IndexEntry, ...]  # One per shard.
     choice: RecipeChoice | None = None  # None: the recipe was named, or the shards are searched exactly.
     duplicates: DuplicatesThreshold | None = None  # None: not measured.
+
+    @property
+    def recall_at_10(self) -> PromisedRecall | None:
+        """Of the shards together, by their vectors; None: every shard is searched exactly.
+
+        The ten nearest of all shards are among the nearest of their own, where recall is no lower: more is found.
+        """
+        total = sum(self.documents)
+        if not total or not any(index.operating_points for index in self.indexes):
+            return None
+        shares = [documents / total for documents in self.documents]
+        errors = [index.operating_points[0].standard_error if index.operating_points else 0.0 for index in self.indexes]
+        return PromisedRecall(
+            recall=sum(share * index.recall_at_10 for share, index in zip(shares, self.indexes, strict=True)),
+            standard_error=math.hypot(*(share * error for share, error in zip(shares, errors, strict=True))),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

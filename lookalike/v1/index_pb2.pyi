@@ -301,6 +301,7 @@ class SpaceState(_message.Message):
     LIVE_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
     DUPLICATES_FIELD_NUMBER: _builtins.int
+    RECALL_FIELD_NUMBER: _builtins.int
     space: _types_pb2.Space.ValueType
     dim: _builtins.int
     encoder: _builtins.str
@@ -317,6 +318,10 @@ class SpaceState(_message.Message):
     def duplicates(self) -> _types_pb2.DuplicatesThreshold:
         """The score from which products are near-duplicates; unset: not measured."""
 
+    @_builtins.property
+    def recall(self) -> Global___PromisedRecall:
+        """Of the version as built; unset: every shard is searched exactly."""
+
     def __init__(
         self,
         *,
@@ -327,16 +332,41 @@ class SpaceState(_message.Message):
         live: _builtins.int | None = ...,
         device: _builtins.str = ...,
         duplicates: _types_pb2.DuplicatesThreshold | None = ...,
+        recall: Global___PromisedRecall | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_live", b"_live", "duplicates", b"duplicates", "live", b"live"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_live", b"_live", "duplicates", b"duplicates", "live", b"live", "recall", b"recall"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_live", b"_live", "device", b"device", "dim", b"dim", "documents", b"documents", "duplicates", b"duplicates", "encoder", b"encoder", "live", b"live", "space", b"space"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_live", b"_live", "device", b"device", "dim", b"dim", "documents", b"documents", "duplicates", b"duplicates", "encoder", b"encoder", "live", b"live", "recall", b"recall", "space", b"space"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__live: _TypeAlias = _typing.Literal["live"]  # noqa: Y015
     _WhichOneofArgType__live: _TypeAlias = _typing.Literal["_live", b"_live"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__live) -> _WhichOneofReturnType__live | None: ...
 
 Global___SpaceState: _TypeAlias = SpaceState  # noqa: Y015
+
+@_typing.final
+class PromisedRecall(_message.Message):
+    """recall@10 as the build measured it, for vectors that the index does not hold: the mean of all shards by their vectors."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECALL_FIELD_NUMBER: _builtins.int
+    STANDARD_ERROR_FIELD_NUMBER: _builtins.int
+    recall: _builtins.float
+    standard_error: _builtins.float
+    def __init__(
+        self,
+        *,
+        recall: _builtins.float = ...,
+        standard_error: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["recall", b"recall", "standard_error", b"standard_error"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromisedRecall: _TypeAlias = PromisedRecall  # noqa: Y015
 
 @_typing.final
 class ShardSearchRequest(_message.Message):
@@ -490,6 +520,7 @@ class ShardHits(_message.Message):
     PLANS_FIELD_NUMBER: _builtins.int
     COSTLY_FIELD_NUMBER: _builtins.int
     COSINES_FIELD_NUMBER: _builtins.int
+    CPU_S_FIELD_NUMBER: _builtins.int
     scores: _builtins.bytes
     """float32 cosines, as many as ids."""
     error: _builtins.str
@@ -498,6 +529,8 @@ class ShardHits(_message.Message):
     """With `ordinary_only`: the query needs more work, and was not answered."""
     cosines: _builtins.bytes
     """With `explain`: float32, per hit one cosine per query vector, in order."""
+    cpu_s: _builtins.float
+    """Of an exact search that shared passes over the vectors: its share of their CPU; else unset."""
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """By falling score, equal scores by rising id."""
@@ -525,10 +558,11 @@ class ShardHits(_message.Message):
         plans: _abc.Iterable[_types_pb2.SearchPlan] | None = ...,
         costly: _builtins.bool = ...,
         cosines: _builtins.bytes = ...,
+        cpu_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cosines", b"cosines", "costly", b"costly", "error", b"error", "ids", b"ids", "plans", b"plans", "products", b"products", "scores", b"scores", "shops", b"shops"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cosines", b"cosines", "costly", b"costly", "cpu_s", b"cpu_s", "error", b"error", "ids", b"ids", "plans", b"plans", "products", b"products", "scores", b"scores", "shops", b"shops"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

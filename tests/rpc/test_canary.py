@@ -114,7 +114,9 @@ async def test_no_call_fails_because_a_version_is_tried(tmp_path: Path, monkeypa
         return await search(group, snapshot, *arguments)
 
     failed = partial(
-        REGISTRY.get_sample_value, "lookalike_release_seconds_count", {"release": "canary", "outcome": "UNAVAILABLE"}
+        REGISTRY.get_sample_value,
+        "lookalike_search_by_release_seconds_count",
+        {"release": "canary", "outcome": "UNAVAILABLE"},
     )
     before = failed() or 0
     async with a_fleet(tmp_path) as (addresses, _), a_gateway(addresses) as (callers, _):

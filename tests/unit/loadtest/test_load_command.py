@@ -12,12 +12,12 @@ import pytest
 from rich.console import Console
 
 from loadtest import plan, report
-from loadtest.histogram import Histogram, Labels
 from loadtest.mix import ProductInfo
 from loadtest.run import main
 from loadtest.slo import Verdict
 from lookalike.errors import BadSettings, LookalikeError, Unavailable
 from lookalike.limits import MAX_IMAGE_BYTES
+from lookalike.runtime.histogram import Histogram, Labels
 
 
 @pytest.mark.parametrize(

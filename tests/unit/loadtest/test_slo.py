@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from loadtest import slo
-from loadtest.histogram import Histogram, Labels
 from loadtest.run import OBJECTIVES
 from lookalike.errors import BadSettings
+from lookalike.runtime.histogram import Histogram, Labels
 
 NO_FAILURES = slo.ClientTotals(seconds=10, calls=1000, failed=0)
 P99 = {"error_ratio": 0.01, "latency": [{"method": "Search", "p99_s": 0.5}]}

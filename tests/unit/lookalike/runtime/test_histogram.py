@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client import Histogram as PrometheusHistogram
 
-from loadtest.histogram import Histogram, increase, merge_series, parse_histograms, quantile
 from lookalike.errors import Unavailable
+from lookalike.runtime.histogram import Histogram, increase, merge_series, parse_histograms, quantile
 from lookalike.runtime.telemetry import SECONDS_BUCKETS
 
 INF = math.inf

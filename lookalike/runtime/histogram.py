@@ -56,10 +56,11 @@ def parse_histograms(page: str, name: str) -> dict[Labels, Histogram]:
                 cumulative.setdefault(labels, {})[float(sample.labels["le"])] = int(sample.value)
             elif sample.name == f"{name}_sum":
                 sums[labels] = sample.value
-    return {labels: _histogram(series, sums.get(labels, 0.0)) for labels, series in cumulative.items()}
+    return {labels: histogram_of(series, sums.get(labels, 0.0)) for labels, series in cumulative.items()}
 
 
-def _histogram(cumulative: Mapping[float, int], sum_s: float) -> Histogram:
+def histogram_of(cumulative: Mapping[float, int], sum_s: float) -> Histogram:
+    """The histogram whose buckets count all durations up to their bounds, as metrics pages have them."""
     bounds = tuple(sorted(cumulative))
     previous = (0, *(cumulative[bound] for bound in bounds[:-1]))
     counts = tuple(cumulative[bound] - before for bound, before in zip(bounds, previous, strict=True))
