@@ -200,7 +200,8 @@ class Searcher:
         with timer.stage("search"):
             shard_query = _shard_query(query, route, vectors, products, shards=snapshot.shards)
             results = await self.shards.search(snapshot, shard_query, deadline)
-            self.recall.offer(snapshot, shard_query)
+            if not snapshot.is_canary:
+                self.recall.offer(snapshot, shard_query)
             results, hits = await self._rank(query, snapshot, route, results, deadline)
             contributions: Sequence[bytes] = ()
             if query.explain:

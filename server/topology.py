@@ -140,13 +140,16 @@ def choose_canary(
     It has as many shards as the pinned version: only so every change is made in both.
     """
     states: dict[int, index_pb2.ShardState] = {}
-    named = {response.canary.version: response.canary.share for response in responses if response is not None}
+    # A shard of which it has become the current version names it no more.
+    named = {
+        each.canary.version: each.canary.share for each in responses if each is not None and each.HasField("canary")
+    }
     for version, share in named.items():
         for ordinal, response in enumerate(responses[: pinned.shards]):
             for state in response.versions if response is not None else ():
                 if (state.version, state.shard, state.shards) == (version, ordinal, pinned.shards):
                     states[ordinal] = state
-        if version in ("", pinned.version) or len(named) > 1 or len(states) < pinned.shards:
+        if version == pinned.version or len(named) > 1 or len(states) < pinned.shards:
             return None
         before = {space: info.encoder for space, info in pinned.spaces.items()}
         if unready_encoders(before, _encoder_names(states), encoders):
