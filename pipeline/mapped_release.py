@@ -117,8 +117,12 @@ class MappedRelease:
         for of_query in zip(*per_shard, strict=True):
             rows = [ProductRow(shard, row) for shard, found in enumerate(of_query) for row in found.rows.tolist()]
             scores = np.concatenate([found.scores for found in of_query])
-            order = sorted(range(len(rows)), key=lambda i: (-scores[i], self.id(rows[i])))[:k]
-            results.append(RankedProducts([rows[i] for i in order], scores[order]))
+            order = np.argsort(-scores, kind="stable")
+            falling = scores[order[: k + 1]]
+            if (falling[1:] == falling[:-1]).any():
+                ids = [self.id(row) for row in rows]
+                order = np.array(sorted(range(len(rows)), key=lambda i: (-scores[i], ids[i])))
+            results.append(RankedProducts([rows[i] for i in order[:k].tolist()], scores[order[:k]]))
         return results
 
     def nearest_to(self, space: str, products: Sequence[ProductRow], k: int) -> list[RankedProducts]:

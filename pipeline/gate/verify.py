@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from index.backends.faiss_support import use_threads
 from lookalike.errors import BadArtifact
 from lookalike.releases import version
 from lookalike.releases.manifest import Manifest
@@ -53,6 +54,7 @@ def verify_release(
     encode_photo: encodes photos of golden queries; None: the stored vectors of their products stand for them.
     Raises BadSettings for golden queries that cannot be read. Whatever is wrong with the release itself is a refusal.
     """
+    use_threads(1)  # Batches are small: more threads would wait for each other, and where others work for a core.
     start_s, checks = time.monotonic(), list[Check]()
     progress(FILES)
     checks.append(_check_files(location, candidate))
