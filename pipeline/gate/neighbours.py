@@ -17,7 +17,7 @@ from pipeline.mapped_release import MappedRelease, ProductRow, RankedProducts, d
 
 NEIGHBOURS, DRIFT = "neighbours", "drift"
 K = 10
-MIN_SAMPLE = 50  # Fewer products tell nothing of a space.
+MIN_SAMPLE = 100  # Fewer products tell nothing of a space.
 F64 = npt.NDArray[np.float64]
 
 

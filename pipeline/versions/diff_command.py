@@ -75,9 +75,9 @@ def _spaces_sentences(diff: ReleaseDiff) -> Iterable[str]:
 
 
 def _print_diff(console: Console, diff: ReleaseDiff) -> None:
-    console.print(f"{diff.before} → {diff.now}: {_products_sentence(diff)}", highlight=False)
+    console.print(f"{diff.before} → {diff.now}: {_products_sentence(diff)}", highlight=False, soft_wrap=True)
     for sentence in _spaces_sentences(diff):
-        console.print(sentence, highlight=False)
+        console.print(sentence, highlight=False, soft_wrap=True)
     for space in diff.spaces:
         console.print(f"\n{_space_sentence(space)}", highlight=False, soft_wrap=True)
         for product in space.worst:

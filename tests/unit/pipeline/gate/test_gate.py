@@ -155,7 +155,7 @@ def test_an_index_that_finds_less_than_it_states_is_refused_with_both_figures(co
     measured, stated = (check.figures["image of shard 0"][name] for name in ("measured", "stated"))
     assert measured < stated - 0.05
     assert f"image of shard 0: recall@10 {measured:.3f} for queries that the index does not hold" in check.sentence
-    assert f"stated {stated:.3f}: a shortfall of {stated - measured:.3f}, more than 0.015" in check.sentence
+    assert f"stated {stated:.3f}: a shortfall of {stated - measured:.3f}, more than 0.01" in check.sentence
 
 
 def test_recall_of_a_backend_that_cannot_hide_vectors_is_measured_by_displaced_ones(copied: Shop) -> None:
@@ -195,16 +195,16 @@ def test_scores_that_drift_by_the_same_encoder_are_refused_and_less_so_by_a_retr
     def flattened(encoder: str) -> str:
         def change(spaces: dict[int, SpaceVectors]) -> dict[int, SpaceVectors]:
             images = spaces[SPACE_IMAGE]
-            raised = normalised(images.vectors + np.float32(0.04))  # Everything is a little more alike.
+            raised = normalised(images.vectors + np.float32(0.03))  # Everything is a little more alike.
             return {**spaces, SPACE_IMAGE: replace(images, vectors=raised, encoder=encoder)}
 
         return shop.build(spaces=change)
 
     same, retrained = (of_live(shop, flattened(encoder), live, "drift") for encoder in ("mobilenet-1", "mobilenet-2"))
     drift = same.figures["image nearest"]["drift"]
-    assert 0.15 < drift < 0.35
+    assert 0.10 < drift < 0.20
     assert f"image: scores of the nearest drift by {drift:.3f}" in same.sentence
-    assert "more than 0.15 by the same encoder" in same.sentence
+    assert "more than 0.1 by the same encoder" in same.sentence
     assert retrained.passed
 
 
