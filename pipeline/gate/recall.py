@@ -2,8 +2,8 @@
 
 The queries are drawn anew, so that what is stated by one sample is held against another. While they are queries the
 index does not hold them (`VectorIndex.without`), as in a calibration. Backends that would have to be built anew for
-that are searched by vectors moved by half the difference of two of their neighbours. Of what stands in for strangers where
-only the built release is at hand, these two come closest (benchmarks/strangers.py).
+that are searched by vectors moved by half the difference of two of their neighbours. Of what stands in for strangers
+where only the built release is at hand, hidden vectors come closest (benchmarks/strangers.py).
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ def _measure(
 def _displace(index: SpaceIndex, vectors: F32, random: np.random.Generator) -> F32:
     """Each vector moved by half the difference of two of its nearest.
 
-    By the whole of it, recall is that of strangers for features of photos, but .037 less where two fifths of each vector
-    are noise, which then counts thrice (100,000 x 1024-d, SymphonyQG: .916 in place of .953).
+    By the whole of it, recall is that of strangers for features of photos, but .037 less where two fifths of each
+    vector are noise, which then counts thrice (100,000 x 1024-d, SymphonyQG: .916 in place of .953).
     """
     near = np.stack([found.rows[1:_NEAR] for found in index.search(vectors, _NEAR)])  # The first is the vector itself.
     near = np.searchsorted(index.rows, random.permuted(near, axis=1)[:, :2])

@@ -133,7 +133,7 @@ def test_comments_and_empty_lines_are_no_queries(release: MappedRelease, tmp_pat
         ('{"query": {"product": "p1"}, "find": [1]}', "lists of ids"),
         ('{"query": {"product": "p1"}, "find": ["p2"], "space": "taste"}', "is not one of image, text, product"),
         ('{"query": {"product": "p1"}, "find": ["p2"], "k": 0}', "not in 1..1000"),
-        ('{"query": {"product": "p1"}, "find": ["p2"], "fnd": []}', "'fnd' is not one of"),
+        ('{"query": {"product": "p1"}, "find": ["p2"], "found": []}', "'found' is not one of"),
         ("# only a comment", "has no golden query"),
     ],
 )
