@@ -54,6 +54,12 @@ COMMANDS = {
     "index tune": Command("index.building.tune:main", "choose how to compress your vectors, by measuring"),
     "index inspect": Command("index.building.inspect:main", "show and verify an index location"),
     "versions": Command("index.building.versions:main", "list the versions of an index, let one serve, drop one"),
+    "versions show": Command("pipeline.versions.show_command:main", "show everything that is known of a version"),
+    "versions diff": Command("pipeline.versions.diff_command:main", "say what differs between two versions"),
+    "versions golden": Command(
+        "pipeline.versions.golden_command:main", "write examples with what a version finds, for the gate"
+    ),
+    "versions gc": Command("pipeline.versions.gc_command:main", "remove the versions that nothing needs any more"),
     "update": Command(
         "pipeline.update_command:main", "encode a catalogue and build a new version of the index from it"
     ),

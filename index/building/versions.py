@@ -23,6 +23,7 @@ EPILOG = """examples:
   lookalike versions drop index 77aa01c3de529b10
   lookalike versions list s3://bucket/index --json
 
+`lookalike versions show`, `diff`, `golden` and `gc` say more, and remove what nothing needs.
 A shard that still serves a version reads its files: drop a version only when no shard serves it any more. Exit
 status 2: the request cannot be carried out, and nothing is changed."""
 
