@@ -55,7 +55,7 @@ COMMANDS = {
     "index inspect": Command("index.building.inspect:main", "show and verify an index location"),
     "versions": Command("index.building.versions:main", "list the versions of an index, let one serve, drop one"),
     "update": Command(
-        "pipeline.update_command:main", "encode a catalogue and build a new version of the index from it"
+        "pipeline.update.command:main", "encode a catalogue and build a new version of the index from it"
     ),
     "features": Command(
         "pipeline.features_command:main", "list the computed vectors of photos and texts, compact or drop them"

@@ -34,6 +34,15 @@ class Location(Protocol):
     def drop(self, name: str) -> None:
         """Remove a version."""
 
+    def read_file(self, path: str) -> bytes | None:
+        """A small file beside the versions; None: it is not there."""
+
+    def write_file(self, path: str, data: bytes) -> None:
+        """Write a small file beside the versions, atomically: readers see the previous one or this one."""
+
+    def remove_file(self, path: str) -> None:
+        """Remove a file beside the versions, if it is there."""
+
 
 class PinnedFiles(NamedTuple):
     """Verified files of a version on this machine, which stay there until they are released."""
@@ -77,6 +86,27 @@ class Directory:
             version.drop_version(self.path, name)
         except OSError as error:
             raise OperatorError(f"{self.path}: {error}") from error
+
+    def read_file(self, path: str) -> bytes | None:
+        try:
+            return (self.path / path).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise OperatorError(f"{self.path}/{path}: {error.strerror}") from error
+
+    def write_file(self, path: str, data: bytes) -> None:
+        try:
+            (self.path / path).parent.mkdir(parents=True, exist_ok=True)
+            version.replace_file(self.path / path, data)
+        except OSError as error:
+            raise OperatorError(f"{self.path}/{path}: {error.strerror}") from error
+
+    def remove_file(self, path: str) -> None:
+        try:
+            (self.path / path).unlink(missing_ok=True)
+        except OSError as error:
+            raise OperatorError(f"{self.path}/{path}: {error.strerror}") from error
 
     def pin(self, manifest: Manifest, part: str) -> PinnedFiles:
         """Verify the files of a part, as `shard-00000`, in place: there is nothing to fetch or to lock."""

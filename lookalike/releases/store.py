@@ -8,9 +8,11 @@ environment or its files, unless they are passed as options.
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +80,11 @@ class ObjectStore:
 
     def publish(self, location: Path, name: str) -> None:
         """Upload a version from a directory on this machine, and let it serve."""
+        self.upload(location, name)
+        self.make_current(name)
+
+    def upload(self, location: Path, name: str) -> None:
+        """Upload a version from a directory on this machine, its manifest last."""
         manifest = version.read_manifest(location, name)
 
         def upload(path: str) -> None:
@@ -89,7 +96,63 @@ class ObjectStore:
             for _ in threads.map(upload, manifest.files):
                 pass
         upload(MANIFEST)
-        self.make_current(name)
+
+    def download(self, name: str, location: Path) -> None:
+        """Fetch a whole version into a directory on this machine, verified; a part of one never has its name there."""
+        manifest = self.read_manifest(name)
+        staged = location / f".download-{name}-{os.getpid()}"
+
+        def download(path: str, expected: FileEntry) -> None:
+            target = staged / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("wb") as file:
+                for piece in self.pieces(f"{name}/{path}", expected):
+                    file.write(piece)
+
+        try:
+            with ThreadPoolExecutor(_CONCURRENT_FILES) as threads:
+                for _ in threads.map(download, manifest.files.keys(), manifest.files.values()):
+                    pass
+            version.write_manifest(staged, manifest)
+            shutil.rmtree(location / name, ignore_errors=True)
+            staged.rename(location / name)
+        except OSError as error:
+            raise OperatorError(f"{location}: {error}") from error
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+
+    def read_file(self, path: str) -> bytes | None:
+        try:
+            with self._translate_errors(path):
+                data: bytes = self._filesystem.cat_file(self._path(path))
+        except BadArtifact:  # Not found.
+            return None
+        return data
+
+    def write_file(self, path: str, data: bytes) -> None:
+        with self._translate_errors(path):
+            self._filesystem.makedirs(self._path(path).rpartition("/")[0], exist_ok=True)
+            self._filesystem.pipe_file(self._path(path), data)
+
+    def create_file(self, path: str, data: bytes) -> bool:
+        """Write a file unless it is there; returns whether it was written.
+
+        Of two at once, one succeeds where the store can refuse the other (S3's If-None-Match, and memory); elsewhere
+        both may, and who was last is read back.
+        """
+        try:
+            with self._translate_errors(path):
+                self._filesystem.makedirs(self._path(path).rpartition("/")[0], exist_ok=True)
+                self._filesystem.pipe_file(self._path(path), data, mode="create")
+        except OperatorError:
+            if self.read_file(path) is None:
+                raise
+            return False
+        return True
+
+    def remove_file(self, path: str) -> None:
+        with suppress(BadArtifact), self._translate_errors(path):
+            self._filesystem.rm_file(self._path(path))
 
     def pieces(self, path: str, expected: FileEntry) -> Iterator[bytes]:
         """Read a file piece by piece. Raises BadArtifact, after the last piece, where its size or checksum differs."""

@@ -18,6 +18,7 @@ from lookalike.runtime import directory_lock
 
 MANIFEST = "manifest.json"
 CURRENT = "CURRENT"
+RECORDS = "releases"  # The directory of what is recorded of each version: lookalike/releases/records.py.
 _PART = re.compile(rf"shard-\d{{5}}|{ENCODERS}")
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
 
@@ -40,7 +41,7 @@ def parse_version_name(text: str, where: str) -> str:
 
 def filter_version_names(entries: Iterable[str]) -> list[str]:
     """Those entries of a location's directory that can be versions, sorted."""
-    return sorted(entry for entry in entries if _NAME.fullmatch(entry) and entry != CURRENT)
+    return sorted(entry for entry in entries if _NAME.fullmatch(entry) and entry not in (CURRENT, RECORDS))
 
 
 def make_current(location: Path, version: str) -> None:
@@ -132,10 +133,10 @@ def file_entry(file: Path) -> FileEntry:
         return FileEntry(bytes=file.stat().st_size, sha256=hashlib.file_digest(opened, "sha256").hexdigest())
 
 
-def replace_file(path: Path, text: str) -> None:
+def replace_file(path: Path, text: str | bytes) -> None:
     """Replace a file by rename and fsync: after a crash it has the old text or the new one."""
     staged = path.with_name(f".{path.name}")
-    staged.write_text(text, encoding="utf-8")
+    staged.write_bytes(text.encode() if isinstance(text, str) else text)
     fsync_path(staged)
     staged.replace(path)
     fsync_path(path.parent)
