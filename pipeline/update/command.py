@@ -101,8 +101,8 @@ def _text(result: UpdateResult, options: UpdateOptions) -> str:
         lines.append(summary(result.report, with_images=options.connect_encoder is not None))
     elif result.version:
         lines.append(f"version {result.version}")
-    if result.record is not None and result.version:
-        lines.append("  steps: " + ", ".join(f"{step} {seconds:.1f}" for step, seconds in result.record.steps.items()))
+    if result.steps:
+        lines.append("  steps: " + ", ".join(f"{step} {seconds:.1f}" for step, seconds in result.steps.items()))
     if result.stopped_after:
         lines.append(f"  stopped after {result.stopped_after}, as told; the next run goes on")
     if result.page:

@@ -62,12 +62,15 @@ class Progress:
         return tuple(self._taken)
 
     def begin(self, inputs: str, steps: Mapping[Step, float]) -> None:
-        """Go on with the run of these inputs if one was stopped; else begin another. steps: seconds of those done."""
+        """Go on with the run of these inputs if one was stopped; else begin another.
+
+        steps: seconds of those that are done: to know the inputs the catalogue is read, and its photos are encoded.
+        """
         if self.finished or self.inputs != inputs:
             self._steps = {}
             self._taken = []
         else:
-            self._taken = [step for step in STEPS if step in self._steps and step not in steps]
+            self._taken = [step for step in STEPS if step in self._steps and step is not Step.PLAN]
         self.inputs, self.finished = inputs, False
         self._steps |= {str(step): {"seconds": round(seconds, 3), "result": {}} for step, seconds in steps.items()}
         self._write()

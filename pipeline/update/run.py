@@ -76,6 +76,8 @@ class UpdateResult:
     taken_over: tuple[str, ...] = ()
     stopped_after: str = ""
     record: ReleaseRecord | None = None
+    steps: dict[str, float] = field(default_factory=dict)  # Seconds of each step that is done.
+    unchanged: bool = False  # The version served before the update began.
     refusals: tuple[str, ...] = ()
     retained: Retained | None = None
     reencoded: dict[str, Any] | None = None
@@ -90,7 +92,8 @@ class UpdateResult:
             "version": self.version,
             "status": self.status,
             "plan": self.plan.as_json() if self.plan is not None else None,
-            "steps": dict(self.record.steps) if self.record is not None else {},
+            "steps": self.steps,
+            "unchanged": self.unchanged,
             "taken_over": list(self.taken_over),
             "stopped_after": self.stopped_after,
             "gate": dict(self.record.gate) if self.record is not None and self.record.gate is not None else None,
@@ -132,7 +135,7 @@ class _Run:
     async def __call__(self) -> UpdateResult:
         self.live = stage_live(self.release.location, self.options.location, self.say)
         if not await self._has_version():
-            self.result.stopped_after = str(self.release.step)
+            self.result.stopped_after, self.result.steps = str(self.release.step), self.progress.seconds
             return self.result
         self._verify_again_if_another_serves()
         try:
@@ -147,6 +150,7 @@ class _Run:
             self.progress.finish()
             return self.result
         finally:
+            self.result.steps = self.progress.seconds
             with suppress(LookalikeError):  # Where the location is lost, what failed is raised.
                 self._write_page()
 
@@ -170,8 +174,9 @@ class _Run:
         start_s = time.monotonic()
         done = await act()
         seconds = time.monotonic() - start_s
-        record = self._record()
-        self._save(replace(record, steps={**record.steps, **self.progress.seconds, step: round(seconds, 3)}))
+        if not self.result.unchanged:
+            record = self._record()
+            self._save(replace(record, steps={**record.steps, **self.progress.seconds, step: round(seconds, 3)}))
         if not self.result.status:
             self.progress.done(step, seconds, done)
 
@@ -192,6 +197,10 @@ class _Run:
         if not made.version:
             return False
         before = read_record(self.release.location, made.version)
+        if before is not None and made.version == self.live.name:
+            self.result.record = before  # How it was made is known: nothing is by now, or an update goes on.
+            self.result.unchanged = self.progress.result(Step.VERIFY) is None
+            return True
         self._save(
             ReleaseRecord(
                 version=made.version,
@@ -334,11 +343,11 @@ class _Run:
         if self.result.stopped_after:
             return f"Stopped after {self.result.stopped_after}, as it was told to."
         if self.progress.finished:
-            return "It serves." if self._published["published"] else "It serves already: nothing changed."
+            return "It serves."
         return "The update has not come to its end: it goes on with the next run."
 
     def _write_page(self) -> None:
-        if (record := self.result.record) is None:
+        if (record := self.result.record) is None or self.result.unchanged:
             return
         manifest = version.read_manifest(self.options.location, record.version)
         html = page.render(
