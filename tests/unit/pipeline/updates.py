@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lookalike.releases.location import Directory, Location
+from lookalike.releases.location import Directory
 from lookalike.releases.store import ObjectStore
 from pipeline.update.options import UpdateOptions
 from pipeline.update.run import ReleaseOptions, UpdateResult, run_update
@@ -98,7 +98,3 @@ class Shop:
 
     def change_prices(self, price: int) -> None:
         write_shop(self.directory, price=price)
-
-
-def current(location: Location) -> str:
-    return location.current()
