@@ -46,7 +46,7 @@ from pipeline.update.watch import Watch
 _GATEWAY_SCHEME = "grpc://"
 WATCH_S = 300.0
 
-OpenWatch = Callable[[Sequence[str], float], Watch]  # Of metrics pages (host:port), for so many seconds.
+OpenWatch = Callable[[Sequence[str], float], Watch]  # Of the URLs of metrics pages, for so many seconds.
 
 
 def main(
@@ -391,7 +391,7 @@ def _add_release_options(parser: argparse.ArgumentParser) -> None:
         "--gateway-metrics",
         action="append",
         default=[],
-        metavar="HOST:PORT",
+        metavar="URL",
         help="the metrics page of a gateway: if errors, coverage, latency or abstentions get worse after the version "
         "began to serve, the one before serves again; repeatable",
     )

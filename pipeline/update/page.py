@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,10 @@ def render(
 
     outcome: one sentence. reasons: why the version was refused or taken back; empty: it was not.
     """
-    with image_decoder(1, _THUMBNAIL_PX) as decode:
+    with ExitStack() as opened:  # A process is started only for photos.
+        decode = (
+            opened.enter_context(image_decoder(1, _THUMBNAIL_PX)) if photos and _has_image(record.changes) else None
+        )
         changes = _changes(record.changes, photos, decode)
     sections = [
         ("What changed", changes),
@@ -73,7 +77,11 @@ def render(
     )
 
 
-def _changes(changes: Mapping[str, Any], photos: Path | None, decode: Decode) -> str:
+def _has_image(changes: Mapping[str, Any]) -> bool:
+    return any(example["image"] for examples in changes.get("examples", {}).values() for example in examples)
+
+
+def _changes(changes: Mapping[str, Any], photos: Path | None, decode: Decode | None) -> str:
     if not changes:
         return ""
     against = f"against version {changes['live']}" if changes["live"] else "there was no version to compare with"
@@ -89,7 +97,7 @@ def _changes(changes: Mapping[str, Any], photos: Path | None, decode: Decode) ->
     return "\n".join(html)
 
 
-def _card(example: Mapping[str, Any], photos: Path | None, decode: Decode) -> str:
+def _card(example: Mapping[str, Any], photos: Path | None, decode: Decode | None) -> str:
     uri = _thumbnail(photos, example["image"], decode)
     picture = f'<img src="{uri}" alt="">' if uri else '<span class="none"></span>'
     fields = f'<br><span class="dim">{escape(", ".join(example["fields"]))}</span>' if example["fields"] else ""
@@ -97,9 +105,9 @@ def _card(example: Mapping[str, Any], photos: Path | None, decode: Decode) -> st
     return f'<div class="card">{picture}{name}{fields}</div>'
 
 
-def _thumbnail(photos: Path | None, image: str, decode: Decode) -> str:
+def _thumbnail(photos: Path | None, image: str, decode: Decode | None) -> str:
     """A photo as a data URI; empty: it is no file below `photos`, or no photo."""
-    if photos is None or not image or is_photo_url(image):
+    if photos is None or decode is None or not image or is_photo_url(image):
         return ""
     path = photos / image
     if not path.resolve().is_relative_to(photos.resolve()) or (pixels := pixels_or_none(path, decode)) is None:

@@ -130,10 +130,13 @@ class _Run:
     check: Callable[[], None]
     say: Say
     live: LiveVersion = field(default_factory=LiveVersion)
+    start: str = ""  # What gateways said when the run began, for the watch.
     result: UpdateResult = field(default_factory=UpdateResult)
 
     async def __call__(self) -> UpdateResult:
         self.live = stage_live(self.release.location, self.options.location, self.say)
+        if self.release.watch is not None:
+            self.start = await self.release.watch.read()
         if not await self._has_version():
             self.result.stopped_after, self.result.steps = str(self.release.step), self.progress.seconds
             return self.result
@@ -229,7 +232,7 @@ class _Run:
 
     async def _verify(self) -> dict[str, Any]:
         name, live = self.result.version, self.live
-        done = {"before": live.name}
+        done = {"before": live.name, "start": self.start}
         if name == live.name:
             self.say(f"version {name} serves already: nothing changed")
             return done
@@ -261,6 +264,10 @@ class _Run:
         before: str = verified["before"] if verified is not None else ""
         if before == name:
             return {"published": False}
+        if verified is not None and self.release.watch is not None and self.live.name != name:
+            # Written before CURRENT is: where this process is killed, the next one knows how things were.
+            done = {**verified, "end": await self.release.watch.read()}
+            self.progress.done(Step.VERIFY, self.progress.seconds[Step.VERIFY], done)
         publish(location, self.options.location, name, before=before, check=self.check)
         record = self._record()
         if not (record.events and record.events[-1].what == PUBLISHED and record.replaced == before):
@@ -280,7 +287,12 @@ class _Run:
         if self.release.watch is None:
             self.say("watch: skipped, no gateway's metrics are given (--gateway-metrics)")
             return {}
-        verdict = await self.release.watch()
+        verified = self.progress.result(Step.VERIFY) or {}
+        if not verified.get("end"):
+            self.say("watch: skipped, because it was published by an update that was not to watch it")
+            return {}
+        start = verified["start"] or verified["end"]
+        verdict = await self.release.watch.watch(start, verified["end"], self.result.version)
         self._save(replace(self._record(), watch=verdict.as_json()))
         if verdict.bad:
             self._take_back("; ".join(verdict.reasons))

@@ -13,6 +13,8 @@ from typing import Any, Protocol
 
 from lookalike.errors import BadSettings
 
+FILES = "files"  # The check that no name accepts: a version that is damaged cannot serve.
+
 
 class GateCheck(Protocol):
     """One check of the gate."""
@@ -57,6 +59,8 @@ class GateVerdict:
 
 def judge(report: GateReport, accept: Collection[str]) -> GateVerdict:
     """What follows from a report. Raises BadSettings for a name that no check has."""
+    if FILES in accept:
+        raise BadSettings(f"--accept {FILES}: a version whose files are damaged cannot serve")
     names = [check.name for check in report.checks]
     if unknown := sorted(set(accept) - set(names)):
         raise BadSettings(f"--accept {unknown[0]}: the gate has no such check; it has {', '.join(names)}")

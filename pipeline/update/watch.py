@@ -1,8 +1,8 @@
-"""What looks at a release after it began to serve, and its verdict: whoever composes an update says what. Pure."""
+"""What looks at gateways before and after a release begins to serve, and its verdict. Pure: it is passed in."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 
@@ -19,4 +19,12 @@ class WatchVerdict(Protocol):
     def as_json(self) -> dict[str, Any]: ...
 
 
-Watch = Callable[[], Awaitable[WatchVerdict]]
+class Watch(Protocol):
+    """Readings are texts, which are kept with the progress of an update: another process may watch what one published.
+
+    A reading is taken when an update begins and when it is about to publish: between them is how things were before.
+    """
+
+    async def read(self) -> str: ...
+
+    async def watch(self, start: str, end: str, version: str) -> WatchVerdict: ...

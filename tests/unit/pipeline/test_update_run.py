@@ -21,8 +21,8 @@ from pipeline.update.progress import Step
 from pipeline.update.run import REFUSED, TAKEN_BACK
 from pipeline.update_lock import lock_directory
 from tests import stores
-from tests.unit.pipeline.catalogues import write_jsonl
-from tests.unit.pipeline.updates import COUNT, REFUSING, Check, Gate, Shop, Verdict
+from tests.unit.pipeline.catalogues import photo, write_jsonl
+from tests.unit.pipeline.updates import COUNT, REFUSING, TITLES, Check, Gate, Shop, Verdict
 
 
 def test_an_update_publishes_a_version_with_its_encoders_origin_and_record(shop: Shop) -> None:
@@ -75,7 +75,8 @@ def test_a_check_that_is_accepted_by_name_lets_the_version_serve_and_is_recorded
 def test_a_name_that_no_check_has_cannot_be_accepted(shop: Shop) -> None:
     with pytest.raises(BadSettings, match=r"--accept recal: the gate has no such check; it has products, recall"):
         shop.update(verify=Gate(REFUSING), accept=frozenset({"recal"}))
-    assert version.filter_version_names(["CURRENT"]) == []
+    with pytest.raises(BadSettings, match="whose files are damaged cannot serve"):
+        shop.update(verify=Gate(REFUSING), accept=frozenset({"files"}))
     assert not (shop.options.location / "CURRENT").exists()
 
 
@@ -95,6 +96,26 @@ def test_a_bad_verdict_of_the_watch_lets_the_version_before_serve_again(shop: Sh
         (ROLLED_BACK, first.version),
     ]
     assert record.events[-1].why == "errors rose from 0 to 7 %"
+
+
+def test_the_watch_compares_with_what_gateways_said_before_also_if_another_process_published(shop: Shop) -> None:
+    watch = Verdict()
+    shop.update(watch=watch)
+    shop.change_prices(50)
+
+    published = shop.update(watch=watch, step=Step.PUBLISH)
+    result = shop.update(watch=watch)
+
+    assert result.version == published.version
+    assert [version for _, _, version in watch.watched] == [*watch_versions(shop, result.version)]
+    assert watch.watched[-1][:2] == ("reading 2", "reading 3")
+    assert watch.readings[-1] == "reading 4"
+
+
+def watch_versions(shop: Shop, last: str) -> list[str]:
+    record = read_record(shop.location, last)
+    assert record is not None
+    return [record.replaced, last]
 
 
 def test_a_version_that_was_taken_back_is_published_again_only_if_that_is_accepted(shop: Shop) -> None:
@@ -260,6 +281,20 @@ def test_the_report_shows_what_changed_and_escapes_what_a_shop_writes(shop: Shop
     assert f"{COUNT - 1} changed" not in html  # Counts are bars.
     assert "bad price" in html
     assert "http" not in html.replace("http://www.w3.org/2000/svg", "").replace("http-equiv", "")
+
+
+def test_the_report_shows_photos_of_what_changed_and_none_from_outside_the_catalogue(shop: Shop) -> None:
+    shop.update()
+    (shop.directory.parent / "outside.png").write_bytes(photo())
+    rows = [{"id": f"p{i}", "title": TITLES[i % 5], "price": 10 + i} for i in range(COUNT)]
+    pictures = {"red.png": photo(), "broken.png": b"not a photo"}
+    new = [{"id": image, "image": image} for image in (*pictures, "link.png", "https://cdn.example/a.png")]
+    write_jsonl(shop.directory, *rows, *new, photos=pictures)
+    (shop.directory / "link.png").symlink_to(shop.directory.parent / "outside.png")
+
+    html = Path(shop.update().page).read_text(encoding="utf-8")
+
+    assert html.count("data:image/jpeg;base64,") == 1
 
 
 def test_the_report_is_written_where_it_is_wanted_also_of_a_version_that_is_refused(shop: Shop, tmp_path: Path) -> None:

@@ -66,7 +66,11 @@ class Gate:
 
 @dataclass(frozen=True)
 class Verdict:
+    """A verdict, and the watch that gives it; remembers the readings that it was given."""
+
     reasons: Sequence[str] = ()
+    readings: list[str] = field(default_factory=list)
+    watched: list[tuple[str, str, str]] = field(default_factory=list)
 
     @property
     def bad(self) -> bool:
@@ -75,7 +79,12 @@ class Verdict:
     def as_json(self) -> dict[str, Any]:
         return {"bad": self.bad, "reasons": list(self.reasons)}
 
-    async def __call__(self) -> Verdict:
+    async def read(self) -> str:
+        self.readings.append(f"reading {len(self.readings)}")
+        return self.readings[-1]
+
+    async def watch(self, start: str, end: str, version: str) -> Verdict:
+        self.watched.append((start, end, version))
         return self
 
 
