@@ -255,7 +255,7 @@ def test_what_is_published_by_day_and_while_an_update_runs_is_found_by_the_encod
         night.start()
         try:
             served, retrained = f"grpc://{address['node']}", ("--keep-text-encoder", "never", "--photos", photos)
-            second = run("second update", "update", served, index, *encode, *retrained)
+            second = run("second update", "update", served, index, *encode, *retrained, "--reencode-wait-s", 0)
             processes.kill("first text encoder")
             serve("second text encoder", "text", "text-encoder", *artifacts(second))
             report = run("reencode", "catalog", "reencode", index, "--gateway", address["node"], "--settle-s", 1)
