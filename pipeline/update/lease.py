@@ -14,11 +14,8 @@ request that writes CURRENT another update may begin; both publish complete vers
 
 from __future__ import annotations
 
-import getpass
 import json
 import logging
-import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +26,7 @@ from typing import Any
 from uuid import uuid4
 
 from lookalike.errors import LookalikeError, OperatorError
+from lookalike.releases.owner import owner_name
 from lookalike.releases.store import ObjectStore
 from lookalike.timestamps import unix_time_s
 
@@ -48,15 +46,6 @@ class LeaseSettings:
 
 
 DEFAULT_SETTINGS = LeaseSettings()
-
-
-def owner_name() -> str:
-    """Who runs this process: "user@host"."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # A container's user may have no name.
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"
 
 
 class Lease:

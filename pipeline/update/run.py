@@ -21,6 +21,7 @@ from index.building.version_change import tell_what_is_lost
 from lookalike.errors import LookalikeError, OperatorError, Unavailable
 from lookalike.releases import version
 from lookalike.releases.location import Directory
+from lookalike.releases.owner import owner_name
 from lookalike.releases.records import PUBLISHED, ROLLED_BACK, ReleaseRecord, now, read_record, write_record
 from lookalike.releases.retention import DEFAULT_KEEP
 from lookalike.releases.store import ObjectStore
@@ -29,7 +30,7 @@ from pipeline.gateway import Gateway
 from pipeline.reencode import BuiltProducts, ReencodeOptions, reencode_served
 from pipeline.update import page
 from pipeline.update.build import software
-from pipeline.update.lease import DEFAULT_SETTINGS, LeaseSettings, hold_lease, owner_name
+from pipeline.update.lease import DEFAULT_SETTINGS, LeaseSettings, hold_lease
 from pipeline.update.live import LiveVersion, stage_live
 from pipeline.update.make import PROGRESS, is_intact, make
 from pipeline.update.options import WORK, UpdateOptions

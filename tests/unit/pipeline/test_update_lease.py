@@ -12,6 +12,7 @@ import pytest
 
 from lookalike import timestamps
 from lookalike.errors import OperatorError
+from lookalike.releases.owner import owner_name
 from lookalike.releases.store import ObjectStore
 from pipeline.update import lease as lease_module
 from pipeline.update.lease import LEASE, Lease, LeaseSettings, hold_lease
@@ -57,7 +58,7 @@ def test_a_lease_that_is_renewed_refuses_a_second_update_and_names_its_owner(sto
     first = acquired(store, time)
     time.between = first.check
 
-    with pytest.raises(OperatorError, match=f"another update is running here, of {lease_module.owner_name()}"):
+    with pytest.raises(OperatorError, match=f"another update is running here, of {owner_name()}"):
         acquired(store, time)
 
     assert time.now_s <= 1 + TTL_S / 10

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from index.building import versions
 from lookalike.errors import BadSettings, OperatorError
 from lookalike.releases import version
 from lookalike.releases.location import Directory
@@ -349,3 +350,18 @@ def test_progress_that_cannot_be_read_counts_as_none(shop: Shop) -> None:
 
     assert result.version == built.version
     assert not result.taken_over
+
+
+def test_to_go_back_by_hand_is_recorded_and_what_was_left_is_not_published_again_by_itself(shop: Shop) -> None:
+    first = shop.update()
+    shop.change_prices(50)
+    second = shop.update()
+
+    versions.use(shop.location, first.version)
+
+    record = read_record(shop.location, second.version)
+    assert record is not None
+    assert (record.is_rolled_back, record.events[-1].why) == (True, "versions use")
+    assert shop.update().status == REFUSED
+    versions.use(shop.location, second.version)
+    assert shop.update().status == 0
