@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from index.building import versions
-from lookalike.errors import BadSettings, OperatorError
+from lookalike.errors import BadSettings, OperatorError, Unavailable
 from lookalike.releases import version
 from lookalike.releases.location import Directory
 from lookalike.releases.records import PUBLISHED, ROLLED_BACK, read_record
+from pipeline.reencode import ReencodeOptions, ReencodeReport
+from pipeline.update import command
 from pipeline.update import make as make_module
 from pipeline.update.lease import LEASE, LeaseSettings
 from pipeline.update.options import WORK
@@ -74,8 +78,8 @@ def test_a_check_that_is_accepted_by_name_lets_the_version_serve_and_is_recorded
 
 
 def test_a_name_that_no_check_has_cannot_be_accepted(shop: Shop) -> None:
-    with pytest.raises(BadSettings, match=r"--accept recal: the gate has no such check; it has products, recall"):
-        shop.update(verify=Gate(REFUSING), accept=frozenset({"recal"}))
+    with pytest.raises(BadSettings, match=r"--accept golden: the gate has no such check; it has products, recall"):
+        shop.update(verify=Gate(REFUSING), accept=frozenset({"golden"}))
     with pytest.raises(BadSettings, match="whose files are damaged cannot serve"):
         shop.update(verify=Gate(REFUSING), accept=frozenset({"files"}))
     assert not (shop.options.location / "CURRENT").exists()
@@ -365,3 +369,88 @@ def test_to_go_back_by_hand_is_recorded_and_what_was_left_is_not_published_again
     assert shop.update().status == REFUSED
     versions.use(shop.location, second.version)
     assert shop.update().status == 0
+
+
+def reencoding(monkeypatch: pytest.MonkeyPatch, *reports: ReencodeReport) -> list[str]:
+    """Fakes of encoding anew at gateways, one report after another. Returns the versions that they were asked of."""
+    asked, answers = list[str](), iter(reports)
+
+    async def fake(addresses: object, built: object, name: str, options: object) -> ReencodeReport:
+        asked.append(name)
+        return next(answers)
+
+    monkeypatch.setattr("pipeline.update.run.reencode_served", fake)
+    return asked
+
+
+def test_what_changed_meanwhile_is_encoded_anew_where_a_gateway_is_known_and_until_all_of_it_is(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = ReencodeReport(changed=2, encoded=2)
+    asked = reencoding(monkeypatch, ReencodeReport(changed=2, failed=Counter({"down": 1})), done)
+    known: dict[str, Any] = {"gateways": ["127.0.0.1:1"], "reencode": ReencodeOptions()}
+    shop.update(**known)
+    assert not asked  # The first version: nothing served that could have changed.
+    shop.change_prices(50)
+    with pytest.raises(Unavailable, match="1 of 2 products are not encoded anew: down"):
+        shop.update(**known)
+
+    result = shop.update(step=Step.REENCODE, **known)
+
+    assert asked == [result.version] * 2
+    assert result.reencoded is not None
+    assert result.reencoded["encoded"] == 2
+    assert shop.location.current() == result.version
+
+
+def test_without_a_gateway_it_is_told_how_what_changed_meanwhile_is_encoded(shop: Shop) -> None:
+    shop.update()
+    shop.change_prices(50)
+    shop.update()
+    assert any(f"lookalike catalog reencode {shop.location} --gateway HOST:PORT" in text for text in shop.said)
+
+
+def test_where_a_gateway_does_not_say_what_it_serves_nothing_is_removed(shop: Shop) -> None:
+    made = []
+    for price in (10, 20, 30):
+        shop.change_prices(price)
+        made.append(shop.update(keep=0, gateways=["127.0.0.1:1"]).version)
+    assert shop.location.list_versions() == sorted(made)
+    assert any("nothing is removed, because a gateway does not say" in text for text in shop.said)
+
+
+def test_a_dry_run_says_what_would_change_and_be_computed_and_changes_nothing(
+    shop: Shop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = shop.update()
+    rows = [{"id": f"p{i}", "title": f"{TITLES[i % 5]} {i % 3}", "price": 10 + i} for i in range(1, COUNT)]
+    write_jsonl(shop.directory, *rows, {"id": "new", "title": "brown hat"}, {"id": "bad", "price": -1})
+    before = sorted(path for path in shop.options.location.rglob("*") if path.is_file())
+    arguments = [str(shop.directory), str(shop.options.location), "--artifacts", str(shop.options.artifacts)]
+
+    assert command.main([*arguments, "--text-kind", "fasttext", "--dry-run", "--json"], {}) == 0
+
+    plan = json.loads(capsys.readouterr().out)
+    changes = plan["changes"]
+    assert (changes["live"], changes["new"], changes["changed"], changes["removed"]) == (first.version, 1, 0, 1)
+    assert changes["examples"]["removed"][0]["id"] == "p0"
+    assert (plan["rejected"], plan["trains_text_encoder"], plan["photos"]) == (1, True, 0)
+    assert plan["bytes"] > 0
+    assert sorted(path for path in shop.options.location.rglob("*") if path.is_file()) == before
+
+
+def test_the_command_ends_with_the_status_of_a_refusal_and_prints_every_reason(
+    shop: Shop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(shop.directory), str(shop.options.location), "--artifacts", str(shop.options.artifacts)]
+    arguments += ["--text-kind", "fasttext", "--json"]
+
+    assert command.main(arguments, {}, verify=Gate(REFUSING)) == REFUSED
+
+    printed = capsys.readouterr()
+    assert "products: 30 products, of 60 that serve" in printed.err
+    result = json.loads(printed.out)
+    assert result["refused"] == ["products: 30 products, of 60 that serve"]
+    assert result["gate"]["refused"]
+    assert result["products"] == COUNT
+    assert command.main([*arguments, "--accept", "products"], {}, verify=Gate(REFUSING)) == 0
