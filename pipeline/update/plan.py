@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from encoders.image.isolated_decoder import Pixels
 from encoders.text import model as text_encoder
 from lookalike.cli.progress import progress_bar
 from lookalike.errors import BadArtifact, BadCatalogue
@@ -25,6 +25,8 @@ from lookalike.v1.types_pb2 import SPACE_IMAGE
 from pipeline import text_encoding
 from pipeline.catalogue import CatalogueRow, read_table
 from pipeline.features.store import FeatureStore, Partition
+from pipeline.photos import open_photo
+from pipeline.product import PhotoError
 from pipeline.update.changes import Changes, LiveProducts, compare
 from pipeline.update.options import UpdateOptions
 from pipeline.update.source import Source
@@ -152,8 +154,8 @@ def _photos_to_encode(
 
     def digest(path: str) -> str:
         try:
-            return blake2b((directory / path).read_bytes(), digest_size=16).hexdigest()
-        except OSError:
+            return open_photo(directory / path, _decode_nothing, _Everything()).digest
+        except PhotoError:
             return ""
 
     with ThreadPoolExecutor() as threads, progress_bar("reading photos", total=len(paths)) as count:
@@ -165,6 +167,17 @@ def _photos_to_encode(
     dim = store.status(Partition(kind="image", encoder=image_encoder)).dim
     stored = store.vectors("image", encoder=image_encoder, dim=dim)
     return len(found) - int(stored.contains(found).sum())
+
+
+class _Everything:
+    """The digests of photos that need not be decoded: all."""
+
+    def __contains__(self, digest: object) -> bool:
+        return True
+
+
+def _decode_nothing(data: bytes, /) -> Pixels:
+    raise AssertionError("no photo is decoded to plan an update")
 
 
 def _texts_to_encode(products: Sequence[CatalogueProduct], store: FeatureStore, artifact: Path | None) -> int:

@@ -56,7 +56,9 @@ def list_releases(location: Directory | ObjectStore) -> list[KeptVersion]:
             record = read_record(location, name)
         except BadArtifact:
             continue
-        found.append(KeptVersion(name=name, made_at=record.made_at if record else "", made_by_update=made_by_update))
+        # One that has never served, as the gate refused it, goes before any that has.
+        made_at = record.made_at if record is not None and record.events else ""
+        found.append(KeptVersion(name=name, made_at=made_at, made_by_update=made_by_update))
     return found
 
 

@@ -176,6 +176,7 @@ class _Run:
 
     async def _do(self, step: Step, act: Callable[[], Awaitable[dict[str, Any]]]) -> None:
         start_s = time.monotonic()
+        self.check()
         done = await act()
         seconds = time.monotonic() - start_s
         if not self.result.unchanged:

@@ -38,9 +38,12 @@ from pipeline.features.photo_register import FetchedPhoto
 from pipeline.features.store import FeatureStore
 from pipeline.image_encoding import PhotoEncoder, Pixels
 from pipeline.update import build as build_module
+from pipeline.update.changes import LiveProducts
 from pipeline.update.command import main
 from pipeline.update.options import UpdateOptions
+from pipeline.update.plan import plan_in_full
 from pipeline.update.report import UpdateReport
+from pipeline.update.source import open_source
 from pipeline.update.summary import summary
 from tests import stores
 from tests.e2e.updates import ImageModel, catalogue_of, read_index_vectors, update
@@ -153,6 +156,21 @@ async def test_a_new_photo_is_the_only_one_encoded(options: UpdateOptions, model
 
     assert (await update(options)).encoded == {"photos": 1, "texts": 0}
     assert model.photos == 2
+
+
+async def test_a_dry_run_counts_the_photos_and_texts_that_are_not_stored(
+    options: UpdateOptions, tmp_path: Path
+) -> None:
+    report = await update(options)
+    (catalogue_of(options) / "images" / "new.png").write_bytes(a_picture(1))
+    edit_products(options, (4, {"image": "images/new.png"}), (5, {"price": 17}))
+    source, live = await open_source(options, tmp_path), LiveProducts(options.location, report.version)
+
+    plan = plan_in_full(options, source, live, image_encoder="fake-000000000001", last=None)
+
+    assert (plan.photos, plan.texts, plan.trains_text_encoder) == (1, 0, False)
+    assert (plan.changes.changed, dict(plan.changes.fields)) == (2, {"image": 1, "price": 1})
+    assert plan.seconds is None  # No record says how long anything takes.
 
 
 async def test_photos_encoded_by_an_interrupted_update_stay_stored(options: UpdateOptions, model: ImageModel) -> None:

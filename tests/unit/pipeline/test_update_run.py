@@ -231,6 +231,21 @@ def test_the_youngest_versions_are_kept_beside_the_one_that_serves_and_the_one_i
     assert read_record(shop.location, made[0]) is not None  # What became of it is still known.
 
 
+def test_a_version_that_has_never_served_goes_before_any_that_has(shop: Shop) -> None:
+    for price in (10, 20, 30):
+        shop.change_prices(price)
+        shop.update()
+    shop.change_prices(40)
+    refused = shop.update(verify=Gate(REFUSING))
+    shop.change_prices(50)
+
+    shop.update(keep=1)
+
+    kept = shop.location.list_versions()
+    assert refused.version not in kept
+    assert len(kept) == 3  # What serves, what it replaced, and one of the two that served before.
+
+
 def test_an_encoder_that_no_version_has_and_no_update_used_for_a_week_is_removed(shop: Shop) -> None:
     encoders = shop.options.artifacts
     (kept,) = (path for path in encoders.iterdir() if path.is_dir())
