@@ -46,7 +46,7 @@ from pipeline.features.store import FeatureStore
 from pipeline.features.vectors import VectorTable
 from pipeline.local_model_server import model_server
 from pipeline.product_copies import CopiedProducts
-from pipeline.update import FEATURE_STORE
+from pipeline.update.options import FEATURE_STORE
 
 FIXED = 0.95
 SEED = 0

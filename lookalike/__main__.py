@@ -61,7 +61,7 @@ COMMANDS = {
     ),
     "versions gc": Command("pipeline.versions.gc_command:main", "remove the versions that nothing needs any more"),
     "update": Command(
-        "pipeline.update_command:main", "encode a catalogue and build a new version of the index from it"
+        "pipeline.update.command:main", "encode a catalogue and build a new version of the index from it"
     ),
     "features": Command(
         "pipeline.features_command:main", "list the computed vectors of photos and texts, compact or drop them"

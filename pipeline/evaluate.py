@@ -33,6 +33,7 @@ from lookalike.cli import arguments
 from lookalike.cli.progress import progress_bar
 from lookalike.errors import BadArtifact, BadSettings, OperatorError
 from lookalike.product_rules import is_photo_url
+from lookalike.releases import version
 from lookalike.vectors import F32, I64
 from pipeline import catalogue, image_encoding
 from pipeline.duplicates import Copies
@@ -51,7 +52,8 @@ from pipeline.evaluation.report import Evaluation, EvaluationRun
 from pipeline.evaluation.retrieval import AUTO, RetrievalEvaluation, evaluate_retrieval
 from pipeline.local_model_server import model_server
 from pipeline.product import RejectedRow
-from pipeline.update import FEATURE_STORE, UpdateOptions, update
+from pipeline.update.make import make_version
+from pipeline.update.options import FEATURE_STORE, UpdateOptions
 
 MAX_SAMPLE = 20_000  # Quadratic: 20,000 take minutes, and far fewer give narrow intervals.
 
@@ -88,7 +90,8 @@ def _build_index(args: argparse.Namespace, environ: Mapping[str, str], location:
             shards=1,
             seed=args.seed,
         )
-        update_report = asyncio.run(update(options))
+        update_report = asyncio.run(make_version(options))
+        version.make_current(location, update_report.version)
     reason = update_report.no_product_space_reason
     return [f"There is no product space: {reason}."] if reason else []
 

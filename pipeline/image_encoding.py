@@ -42,6 +42,7 @@ class PhotoEncoder:
 
     encode: Encode
     input_px: int
+    model: str = ""  # Name and version of the model, as "mobilenet:3"; empty: not known.
 
 
 @asynccontextmanager
@@ -59,7 +60,7 @@ async def connect_encoder(
             return await encoder.encode(pixels, Deadline.after(_TIMEOUT_S))
 
         served = await with_retries(lambda: encoder.model(Deadline.after(_TIMEOUT_S)))
-        yield PhotoEncoder(encode=encode, input_px=served.input_px)
+        yield PhotoEncoder(encode=encode, input_px=served.input_px, model=f"{model}:{served.version}")
 
 
 async def probe(encoder: PhotoEncoder) -> Embeddings:

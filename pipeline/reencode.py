@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -33,6 +34,8 @@ from lookalike.runtime.partition import shard_of
 from lookalike.spaces import space_name
 from lookalike.v1.catalog_pb2 import Change, ChangeResponse, GetResponse, PatchRequest
 from lookalike.v1.types_pb2 import SPACE_IMAGE, Product, Space, SpaceVector
+from pipeline.gateway import Gateway
+from pipeline.worker.change_writer import ChangeWriter
 
 _IN_A_ROW = 10  # Answers by the new version before a gateway counts as moved: an address may have several behind it.
 _POLL_S = 0.5
@@ -219,3 +222,16 @@ async def reencode(products: AsyncIterator[Product], built: BuiltProducts, encod
     except* LookalikeError as errors:
         raise errors.exceptions[0] from None
     return encode.report
+
+
+async def reencode_served(
+    addresses: Sequence[str], built: BuiltProducts, name: str, options: ReencodeOptions
+) -> ReencodeReport:
+    """Encode anew what gateways serve once they serve this version. addresses: host:port; the first one encodes."""
+    async with AsyncExitStack() as opened:
+        gateways = [await opened.enter_async_context(Gateway(address)) for address in addresses]
+        await wait_until_served([gateway.version for gateway in gateways], name, options.wait_s)
+        await asyncio.sleep(options.settle_s)
+        write = ChangeWriter(gateways[0].batch_write)
+        encode = Reencoder(gateways[0], write, has_images=built.has_images, wait_s=options.wait_s)
+        return await reencode(gateways[0].products(), built, encode)

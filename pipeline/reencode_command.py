@@ -6,23 +6,20 @@ import argparse
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import asdict
 from pathlib import Path
 
 from lookalike.errors import BadSettings, Unavailable
 from lookalike.releases.location import Directory, open_location
-from pipeline.gateway import Gateway
-from pipeline.reencode import BuiltProducts, ReencodeOptions, Reencoder, ReencodeReport, reencode, wait_until_served
-from pipeline.worker.change_writer import ChangeWriter
+from pipeline.reencode import BuiltProducts, ReencodeOptions, ReencodeReport, reencode_served
 
 _EPILOG = """\
 examples:
   lookalike catalog reencode index --gateway gateway:50051
   lookalike catalog reencode s3://bucket/index --staging work --gateway gateway-0:50051 --gateway gateway-1:50051
 
-After `lookalike update`, and after the text encoders were restarted with what it trained. It waits until the gateways
-serve the new version, and until their encoders are those of the version. Repeating it is harmless.
+After a `lookalike update` that was given no gateway; with one it does this itself. It waits until the gateways serve
+the new version, and until their encoders are those of the version. Repeating it is harmless.
 
 exit status: 0 all of them are encoded; 1 some are not: the message says why; 2 an argument is wrong
 """
@@ -36,7 +33,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         raise BadSettings(f"--staging is not given: the directory in which `update` built the version of {location}")
     name = location.current()
     options = ReencodeOptions(wait_s=args.wait_s, settle_s=args.settle_s)
-    report = asyncio.run(_reencode(args.gateway, BuiltProducts(directory, name), name, options))
+    report = asyncio.run(reencode_served(args.gateway, BuiltProducts(directory, name), name, options))
     print(json.dumps(asdict(report), indent=1) if args.json else _summary(report))
     if failed := report.failed.total():
         raise Unavailable(
@@ -44,18 +41,6 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
             "run this command again"
         )
     return 0
-
-
-async def _reencode(
-    addresses: Sequence[str], built: BuiltProducts, name: str, options: ReencodeOptions
-) -> ReencodeReport:
-    async with AsyncExitStack() as opened:
-        gateways = [await opened.enter_async_context(Gateway(address)) for address in addresses]
-        await wait_until_served([gateway.version for gateway in gateways], name, options.wait_s)
-        await asyncio.sleep(options.settle_s)
-        write = ChangeWriter(gateways[0].batch_write)
-        encode = Reencoder(gateways[0], write, has_images=built.has_images, wait_s=options.wait_s)
-        return await reencode(gateways[0].products(), built, encode)
 
 
 def _summary(report: ReencodeReport) -> str:

@@ -119,31 +119,19 @@ def choose_text_encoder(
     Raises BadCatalogue if the texts contain no word, BadArtifact if the file of word vectors is missing or unsuitable,
     BadDictionary, OperatorError.
     """
-    texts = [training_text(product) for product in products]
-    titles = _labelled(products)
-    settings_digest = settings.digest()
-    inputs = _inputs_digest(texts, titles if settings.kind == "hybrid" else None, settings_digest)
-    if (cached := find_trained(directory, inputs, read_manifest)) is not None:
-        return ChosenTextEncoder(artifact=cached, trained=False, reason="trained on the same texts before")
-    reason, figures = "it is not to be kept", dict[str, Any]()
-    if keep is not KeepTextEncoder.NEVER:
-        kept = _KeptEncoder.load(directory, serving, settings_digest)
-        if isinstance(kept, _KeptEncoder):
-            reason, figures = kept.reason_to_train(titles, texts, keep)
-            if not reason:
-                why = "it is always to be kept" if keep is KeepTextEncoder.ALWAYS else "it still fits"
-                return ChosenTextEncoder(artifact=kept.artifact, trained=False, reason=why, fit=figures)
-        else:
-            reason = kept
+    inputs = _TrainingInputs.of(products, settings)
+    found = _find_text_encoder(inputs, directory, serving=serving, keep=keep)
+    if isinstance(found, ChosenTextEncoder):
+        return found
     path, trained = train_once(
         directory,
-        inputs,
+        inputs.digest,
         train=lambda staged: train(
-            texts,
+            inputs.texts,
             staged,
             kind=settings.kind,
             dim=DIM,
-            titles=titles,
+            titles=inputs.titles,
             seed=settings.seed,
             word_vectors=settings.word_vectors,
             dictionaries=settings.dictionaries,
@@ -151,10 +139,66 @@ def choose_text_encoder(
         check=read_manifest,
     )
     if keep is KeepTextEncoder.AUTO:
-        _write_fit(directory, path.name, settings_digest, fit.measure(load(path), titles, texts))
+        _write_fit(directory, path.name, inputs.settings_digest, fit.measure(load(path), inputs.titles, inputs.texts))
     elif keep is KeepTextEncoder.ALWAYS:
-        _write_fit(directory, path.name, settings_digest, None)
-    return ChosenTextEncoder(artifact=path, trained=trained, reason=reason, fit=figures)
+        _write_fit(directory, path.name, inputs.settings_digest, None)
+    return ChosenTextEncoder(artifact=path, trained=trained, reason=found.reason, fit=found.figures)
+
+
+def foretell_text_encoder(
+    products: Sequence[CatalogueProduct],
+    directory: Path,
+    settings: TextEncoderSettings,
+    *,
+    serving: str = "",
+    keep: KeepTextEncoder = KeepTextEncoder.NEVER,
+) -> ChosenTextEncoder | str:
+    """What `choose_text_encoder` returns where it trains none; else why it would train one. Writes nothing."""
+    found = _find_text_encoder(_TrainingInputs.of(products, settings), directory, serving=serving, keep=keep)
+    return found if isinstance(found, ChosenTextEncoder) else found.reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _TrainingInputs:
+    """What an encoder would be trained on, and the digests that its results are kept by."""
+
+    texts: Sequence[str]
+    titles: LabelledTitles
+    settings_digest: str
+    digest: str
+
+    @classmethod
+    def of(cls, products: Sequence[CatalogueProduct], settings: TextEncoderSettings) -> _TrainingInputs:
+        texts = [training_text(product) for product in products]
+        titles = _labelled(products)
+        settings_digest = settings.digest()
+        digest = _inputs_digest(texts, titles if settings.kind == "hybrid" else None, settings_digest)
+        return cls(texts=texts, titles=titles, settings_digest=settings_digest, digest=digest)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _MustTrain:
+    """Why no encoder that exists can be used, and the figures that decided it."""
+
+    reason: str
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _find_text_encoder(
+    inputs: _TrainingInputs, directory: Path, *, serving: str, keep: KeepTextEncoder
+) -> ChosenTextEncoder | _MustTrain:
+    if (cached := find_trained(directory, inputs.digest, read_manifest)) is not None:
+        return ChosenTextEncoder(artifact=cached, trained=False, reason="trained on the same texts before")
+    if keep is KeepTextEncoder.NEVER:
+        return _MustTrain(reason="it is not to be kept")
+    kept = _KeptEncoder.load(directory, serving, inputs.settings_digest)
+    if not isinstance(kept, _KeptEncoder):
+        return _MustTrain(reason=kept)
+    reason, figures = kept.reason_to_train(inputs.titles, inputs.texts, keep)
+    if reason:
+        return _MustTrain(reason=reason, figures=figures)
+    why = "it is always to be kept" if keep is KeepTextEncoder.ALWAYS else "it still fits"
+    return ChosenTextEncoder(artifact=kept.artifact, trained=False, reason=why, fit=figures)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -13,9 +14,11 @@ from rich.table import Table
 
 from index.building.inspect import describe_duplicates, format_mib
 from index.building.version_change import current_manifest, tell_what_is_lost
-from lookalike.errors import BadArtifact, BadSettings
+from lookalike.errors import BadArtifact, BadSettings, OperatorError
 from lookalike.releases.location import Location, open_location
 from lookalike.releases.manifest import DuplicatesThreshold, Manifest
+from lookalike.releases.owner import owner_name
+from lookalike.releases.records import PUBLISHED, ROLLED_BACK, append_event, read_record
 
 EPILOG = """examples:
   lookalike versions list index
@@ -68,7 +71,22 @@ def use(location: Location, name: str) -> str:
     location.read_manifest(name)
     before = _current(location)
     location.make_current(name)
+    _record_use(location, name, before)
     return f"{location}: version {name} serves" + (f"; before, it was {before}" if before else "")
+
+
+def _record_use(location: Location, name: str, before: str) -> None:
+    """Record that a version serves; of one that is left for the one that it replaced, that it is taken back."""
+    if name == before:
+        return
+    try:
+        left = read_record(location, before) if before else None
+        if left is not None and left.replaced == name:
+            append_event(location, before, ROLLED_BACK, owner_name(), why="versions use", other=name)
+        else:
+            append_event(location, name, PUBLISHED, owner_name(), why="versions use", other=before)
+    except OperatorError as error:
+        print(f"notice: it is not recorded that version {name} serves: {error}", file=sys.stderr)
 
 
 def drop(location: Location, name: str) -> None:

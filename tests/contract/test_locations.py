@@ -242,3 +242,42 @@ def test_storage_options_must_be_a_json_object(options: str) -> None:
 def test_a_url_with_an_unknown_scheme_is_refused(url: str) -> None:
     with pytest.raises(OperatorError, match=url):
         open_location(url)
+
+
+def test_a_small_file_beside_the_versions_is_written_read_and_removed(
+    location: Directory | ObjectStore, built: Built
+) -> None:
+    publish(location, built, built.names[0])
+    assert location.read_file("releases/a.json") is None
+    location.write_file("releases/a.json", b"one")
+    location.write_file("releases/a.json", b"two")
+    assert location.read_file("releases/a.json") == b"two"
+    assert location.list_versions() == [built.names[0]]
+    location.remove_file("releases/a.json")
+    location.remove_file("releases/a.json")
+    assert location.read_file("releases/a.json") is None
+
+
+def test_a_file_of_a_store_is_created_once(location: Directory | ObjectStore) -> None:
+    if isinstance(location, Directory):
+        pytest.skip("a directory has locks")
+    assert location.create_file("lease.json", b"first")
+    assert not location.create_file("lease.json", b"second")
+    assert location.read_file("lease.json") == b"first"
+
+
+def test_a_version_is_fetched_whole_or_not_at_all(
+    location: Directory | ObjectStore, built: Built, tmp_path: Path
+) -> None:
+    if isinstance(location, Directory):
+        pytest.skip("a directory's versions are there")
+    (name, _) = built.names
+    publish(location, built, name)
+    location.download(name, tmp_path)
+    manifest = version.read_manifest(tmp_path, name)
+    assert manifest == version.read_manifest(built.directory, name)
+    version.verify(tmp_path / name, manifest)
+    overwrite(location, f"{name}/{VECTORS}", lambda data: data[:-1])
+    with pytest.raises(BadArtifact, match="bytes"):
+        location.download(name, tmp_path / "elsewhere")
+    assert not [*(tmp_path / "elsewhere").iterdir()]

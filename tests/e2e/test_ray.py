@@ -20,7 +20,7 @@ from lookalike.releases.version import MANIFEST
 from lookalike.runtime import ray_engine
 from lookalike.runtime.engine import Engine, TaskNeeds
 from lookalike.runtime.local_engine import LocalEngine
-from pipeline import update_command
+from pipeline.update import command as update_command
 from tests.e2e.updates import read_index_vectors
 from tests.ray_clusters import RayCluster, ray_cluster
 from tests.rpc.model_servers import ArithmeticModel, run_model_server, write_version

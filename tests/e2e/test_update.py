@@ -31,17 +31,22 @@ from lookalike.demo.sample import command
 from lookalike.errors import BadCatalogue, Unavailable
 from lookalike.releases import version
 from lookalike.timestamps import unix_time_s
-from pipeline import image_encoding, update_command
-from pipeline import update as update_module
+from pipeline import image_encoding
 from pipeline.catalogue_report import CatalogueReport, MaxRejected
 from pipeline.features.compaction import CompactionOptions
 from pipeline.features.photo_register import FetchedPhoto
 from pipeline.features.store import FeatureStore
 from pipeline.image_encoding import PhotoEncoder, Pixels
-from pipeline.update import UpdateOptions, UpdateReport, update
-from pipeline.update_command import main
+from pipeline.update import build as build_module
+from pipeline.update.changes import LiveProducts
+from pipeline.update.command import main
+from pipeline.update.options import UpdateOptions
+from pipeline.update.plan import plan_in_full
+from pipeline.update.report import UpdateReport
+from pipeline.update.source import open_source
+from pipeline.update.summary import summary
 from tests import stores
-from tests.e2e.updates import ImageModel, catalogue_of, read_index_vectors
+from tests.e2e.updates import ImageModel, catalogue_of, read_index_vectors, update
 from tests.rpc.model_servers import ArithmeticModel, run_model_server, write_version
 from tests.unit.pipeline.catalogues import photo, write_jsonl
 
@@ -151,6 +156,21 @@ async def test_a_new_photo_is_the_only_one_encoded(options: UpdateOptions, model
 
     assert (await update(options)).encoded == {"photos": 1, "texts": 0}
     assert model.photos == 2
+
+
+async def test_a_dry_run_counts_the_photos_and_texts_that_are_not_stored(
+    options: UpdateOptions, tmp_path: Path
+) -> None:
+    report = await update(options)
+    (catalogue_of(options) / "images" / "new.png").write_bytes(a_picture(1))
+    edit_products(options, (4, {"image": "images/new.png"}), (5, {"price": 17}))
+    source, live = await open_source(options, tmp_path), LiveProducts(options.location, report.version)
+
+    plan = plan_in_full(options, source, live, image_encoder="fake-000000000001", last=None)
+
+    assert (plan.photos, plan.texts, plan.trains_text_encoder) == (1, 0, False)
+    assert (plan.changes.changed, dict(plan.changes.fields)) == (2, {"image": 1, "price": 1})
+    assert plan.seconds is None  # No record says how long anything takes.
 
 
 async def test_photos_encoded_by_an_interrupted_update_stay_stored(options: UpdateOptions, model: ImageModel) -> None:
@@ -353,7 +373,7 @@ def test_the_command_chooses_a_recipe_within_the_memory_given_and_prints_the_cho
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With thresholds that make 600 titles a large space, so that training takes seconds."""
-    monkeypatch.setattr(update_module, "build", partial(build, exact_floats=1000))
+    monkeypatch.setattr(build_module, "build", partial(build, exact_floats=1000))
     monkeypatch.setattr(auto_recipe, "MIN_DOCUMENTS", 256)
     shop = write_jsonl(tmp_path / "shop", *({"id": str(i), "title": f"size {i} of colour {i % 7}"} for i in range(600)))
     arguments = [str(shop), str(tmp_path / "index"), "--artifacts", str(tmp_path / "text"), "--text-kind", "fasttext"]
@@ -475,7 +495,7 @@ async def test_the_score_of_duplicates_is_measured_by_copies_which_are_encoded_o
     assert 0.5 < threshold.min_score < 1
     manifest = version.read_manifest(options.location, report.version)
     assert {space.name: space.duplicates for space in manifest.spaces} == report.duplicates
-    assert f"duplicates from {threshold.min_score:.4g}" in update_command.summary(report, with_images=True)
+    assert f"duplicates from {threshold.min_score:.4g}" in summary(report, with_images=True)
     model.photos = 0
     assert (await update(options)).version == report.version
     assert model.photos == 1
@@ -492,8 +512,8 @@ async def test_the_score_of_duplicates_is_measured_by_stated_groups_where_enough
     assert by_image is not None
     assert by_text.measured_by == by_image.measured_by == "stated groups"
     assert by_text.precision > by_image.precision  # Offers of one product have other photos.
-    assert "image: duplicates from" in (summary := update_command.summary(report, with_images=True))
-    assert "no score reaches precision 0.95" in summary
+    assert "image: duplicates from" in (text := summary(report, with_images=True))
+    assert "no score reaches precision 0.95" in text
 
 
 async def test_with_few_products_the_score_of_duplicates_is_not_measured_and_the_report_says_so(
@@ -501,7 +521,7 @@ async def test_with_few_products_the_score_of_duplicates_is_not_measured_and_the
 ) -> None:
     report = await update(options)
     assert report.duplicates == {"image": None, "text": None}
-    assert "image: score of duplicates not measured" in update_command.summary(report, with_images=True)
+    assert "image: score of duplicates not measured" in summary(report, with_images=True)
     assert report.as_json()["duplicates"] == {"image": None, "text": None}
 
 
@@ -553,7 +573,7 @@ async def test_vectors_of_products_that_are_gone_can_be_dropped(
     file.write_text("".join(line + "\n" for line in file.read_text().splitlines()[5:]))
     old = await update(replace(options, drop_unused_features=True))
     assert {done["unused_rows"] for done in old.features.values()} == {0}  # None is a week old.
-    monkeypatch.setattr(update_module, "CompactionOptions", partial(CompactionOptions, min_age_s=0))
+    monkeypatch.setattr(build_module, "CompactionOptions", partial(CompactionOptions, min_age_s=0))
 
     report = await update(replace(options, drop_unused_features=True))
 

@@ -14,8 +14,8 @@ import pytest
 from encoders.types import Embeddings
 from lookalike.errors import BadArtifact, BadCatalogue
 from pipeline.image_encoding import PhotoEncoder, Pixels
-from pipeline.update import UpdateOptions, update
-from tests.e2e.updates import ImageModel, catalogue_of, read_index_vectors
+from pipeline.update.options import UpdateOptions
+from tests.e2e.updates import ImageModel, catalogue_of, read_index_vectors, update
 from tests.unit.pipeline.catalogues import numbered_rows, photo, write_jsonl
 
 COLOURS = ("red", "blue", "green", "white", "black")

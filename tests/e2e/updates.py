@@ -15,7 +15,9 @@ from lookalike.releases import version
 from lookalike.spaces import space_name
 from lookalike.vectors import F32, normalised
 from pipeline.image_encoding import PhotoEncoder, Pixels
-from pipeline.update import UpdateOptions
+from pipeline.update.make import make_version
+from pipeline.update.options import UpdateOptions
+from pipeline.update.report import UpdateReport
 
 INPUT_PX = 64
 
@@ -38,6 +40,13 @@ class ImageModel:
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[PhotoEncoder]:
         yield PhotoEncoder(encode=self.encode, input_px=INPUT_PX)
+
+
+async def update(options: UpdateOptions) -> UpdateReport:
+    """Build a version and let it serve, without the steps between."""
+    report = await make_version(options)
+    version.make_current(options.location, report.version)
+    return report
 
 
 def catalogue_of(options: UpdateOptions) -> Path:
