@@ -10,6 +10,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import grpc
 import grpc.aio
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -83,8 +84,9 @@ class ImageVersions:
             for number in available:
                 if number not in server.encoders:
                     server.encoders[number] = await self._ask(server, number, timeout_s)
-        except grpc.aio.AioRpcError:
-            server.encoders.clear()  # Another server, with other models, may be there when it can be reached again.
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNAVAILABLE:
+                server.encoders.clear()  # Another server, with other models, may be there when it can be reached again.
             raise
         return {server.encoders[number]: number for number in available if server.encoders[number]}
 

@@ -26,6 +26,7 @@ Reply = TypeVar("Reply")
 Resolve = Callable[[str], Awaitable[Sequence[str]]]
 
 CLOSE_S = 30.0  # In which the calls to a replica that is gone from its name may end.
+MAX_LATE = 5  # Polls in a row: a busy replica answers late, one whose machine is gone never does.
 
 
 @dataclass(slots=True, eq=False)
@@ -34,12 +35,15 @@ class _Replica(Generic[Stub, State]):
     stub: Stub
     state: State | None = None  # None: it was not reached when it was last asked, or never asked.
     in_flight: int = 0
+    late: int = 0  # Polls in a row that it did not answer in time.
 
     async def ask(self, describe: Callable[[Stub], Awaitable[State]]) -> None:
         try:
-            self.state = await describe(self.stub)
-        except grpc.aio.AioRpcError:
-            self.state = None
+            self.state, self.late = await describe(self.stub), 0
+        except grpc.aio.AioRpcError as error:
+            self.late = self.late + 1 if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED else MAX_LATE
+            if self.late >= MAX_LATE:
+                self.state = None
 
     def rank(self, serves: Callable[[State], bool]) -> tuple[int, bool, int]:
         """Sort key: whether it serves what a call needs, then how busy it is. A broken one fails fast: never busy."""

@@ -13,7 +13,7 @@ from encoders.text.client import TextEncoder
 from encoders.text.replicas import TextEncoderReplicas, poll_text_encoders, text_encoder_replicas
 from lookalike.errors import FailedPrecondition, LookalikeError, Unavailable
 from lookalike.runtime.deadline import Deadline
-from lookalike.runtime.replicas import resolve_address
+from lookalike.runtime.replicas import MAX_LATE, resolve_address
 from lookalike.v1 import text_encoder_pb2 as pb
 from tests.rpc.gateways import ScriptedTextEncoder, serving
 
@@ -26,9 +26,15 @@ class Replica(ScriptedTextEncoder):
 
     calls: int = 0
     may_answer: asyncio.Event = field(default_factory=asyncio.Event)
+    may_describe: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         self.may_answer.set()
+        self.may_describe.set()
+
+    async def describe(self, request: pb.DescribeEncodersRequest, deadline: Deadline) -> pb.DescribeEncodersResponse:
+        await self.may_describe.wait()
+        return await super().describe(request, deadline)
 
     async def encode(self, request: pb.EncodeTextRequest, deadline: Deadline) -> pb.EncodeTextResponse:
         self.calls += 1
@@ -130,6 +136,18 @@ async def test_after_one_retry_the_error_is_raised(error: LookalikeError) -> Non
         with pytest.raises(type(error)):
             await encode(replicas)
         assert (first.calls, second.calls) == (1, 1)
+
+
+async def test_a_replica_that_answers_late_is_taken_to_serve_what_it_did_for_a_while() -> None:
+    replica = Replica("hybrid-1")
+    async with serving(replica.handler()) as address, replicas_of(address) as replicas:
+        assert [*await poll_text_encoders(replicas, "", SOON)] == [address]
+        replica.may_describe.clear()
+        for _ in range(MAX_LATE - 1):
+            assert [*await poll_text_encoders(replicas, "", 0.02)] == [address]
+        assert [*await poll_text_encoders(replicas, "", 0.02)] == []
+        replica.may_describe.set()
+        assert [*await poll_text_encoders(replicas, "", SOON)] == [address]
 
 
 async def test_replicas_come_and_go_with_the_addresses_of_their_name_and_calls_in_flight_end() -> None:

@@ -23,8 +23,6 @@ from tests.unit.deploy.test_images import DOCKERFILE, USES
 KUBERNETES = "1.37"
 FOREIGN = {"tensorflow/serving", "redis"}
 OWN = "lookalike/"
-# Kubernetes creates them in every namespace.
-BUILT_IN_CONFIG_MAPS = {"kube-root-ca.crt"}
 # The paths below /data that a pod writes, or one of its containers.
 WRITABLE_PATHS: dict[str, set[str]] = {
     "shard": {"/data/live"},
@@ -227,7 +225,7 @@ def probes(cluster: Cluster) -> Iterator[str]:
 
 def references(cluster: Cluster) -> Iterator[str]:
     """Every ConfigMap, volume, claim and service account that is referred to exists."""
-    maps = cluster.of_kind("ConfigMap").keys() | BUILT_IN_CONFIG_MAPS
+    maps = cluster.of_kind("ConfigMap").keys()
     for document in cluster.documents:
         for reference in config_map_references(document):
             if reference["name"] not in maps:
@@ -310,6 +308,16 @@ def shards(cluster: Cluster) -> Iterator[str]:
     built = options_of(cluster, update, update.spec["initContainers"][0]).get("shards")
     if built != len(names):
         yield f"update builds {built} shards, {len(names)} are served"
+
+
+def encoders(cluster: Cluster) -> Iterator[str]:
+    """Text encoders follow the index that shards do, and a gateway finds each of them."""
+    location = settings(cluster, "text-encoder").get("location")
+    if location != settings(cluster, "shard").get("location"):
+        yield f"text-encoder follows {location}, not the index of the shards"
+    name = settings(cluster, "gateway").get("text_encoder", "").partition(":")[0]
+    if cluster.of_kind("Service").get(name, {}).get("spec", {}).get("clusterIP") != "None":
+        yield f"text-encoder: no headless Service {name}"
 
 
 def security(cluster: Cluster) -> Iterator[str]:
@@ -443,6 +451,6 @@ CHECKS: dict[str, Check] = {
     check.__name__: check
     for check in (
         schema, commands, listening, services, addresses, policies, probes, references, selectors, images, shards,
-        security, grace_periods, paths, memory, model, ray,
+        encoders, security, grace_periods, paths, memory, model, ray,
     )
 }  # fmt: skip

@@ -127,6 +127,8 @@ MUTATIONS: list[tuple[str, str, Callable[[MutableBase], Any]]] = [
     ("shards", "the wrong order", setting("gateway", "SHARDS", "shard-1.shard:50051,shard-0.shard:50051")),
     ("shards", "another number built", lambda c: c.update()["args"].append("--shards=3")),
     ("shards", "no headless Service", lambda c: c.of("Service", "shard")["spec"].pop("clusterIP")),
+    ("encoders", "another index", setting("text-encoder", "LOCATION", "/data/index/old")),
+    ("encoders", "no headless Service", lambda c: c.of("Service", "text-encoder")["spec"].pop("clusterIP")),
     ("security", "may run as root", lambda c: c.pod("redis")["securityContext"].pop("runAsNonRoot")),
     ("security", "a writable root", lambda c: c.container("redis")["securityContext"].pop("readOnlyRootFilesystem")),
     ("security", "a service account token", lambda c: c.pod("gateway").pop("automountServiceAccountToken")),
