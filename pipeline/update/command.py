@@ -27,6 +27,7 @@ from lookalike.runtime.engine import Engine
 from lookalike.runtime.engine_options import RAY, add_engine_options, open_engine
 from pipeline import catalogue_options, image_encoding
 from pipeline.catalogue_report import parse_max_rejected
+from pipeline.gate import verify_release
 from pipeline.gateway import Gateway
 from pipeline.image_encoding import PhotoEncoder
 from pipeline.local_model_server import model_server
@@ -41,7 +42,7 @@ from pipeline.update.run import ReleaseOptions, UpdateResult, run_update
 from pipeline.update.source import open_source
 from pipeline.update.summary import summary
 from pipeline.update.verify import Verify
-from pipeline.update.watch import Watch
+from pipeline.update.watch import GatewayWatch, Watch
 
 _GATEWAY_SCHEME = "grpc://"
 WATCH_S = 300.0
@@ -53,10 +54,10 @@ def main(
     argv: Sequence[str],
     environ: Mapping[str, str],
     *,
-    verify: Verify | None = None,
-    open_watch: OpenWatch | None = None,
+    verify: Verify | None = verify_release,
+    open_watch: OpenWatch = GatewayWatch,
 ) -> int:
-    """verify: the gate. open_watch: what looks at a release after it began to serve. None: there is none."""
+    """verify: the gate; None: there is none. open_watch: what looks at a release after it began to serve."""
     args = _parser().parse_args(argv)
     _check(args)
     location = open_location(args.location)
@@ -157,12 +158,8 @@ async def _own_encoder(models: Path, environ: Mapping[str, str], model: str) -> 
             yield encoder
 
 
-def _open_watch(args: argparse.Namespace, open_watch: OpenWatch | None) -> Watch | None:
-    if not (args.gateway_metrics and args.watch_s):
-        return None
-    if open_watch is None:
-        raise BadSettings("--gateway-metrics: nothing is installed that watches a release")
-    return open_watch(args.gateway_metrics, args.watch_s)
+def _open_watch(args: argparse.Namespace, open_watch: OpenWatch) -> Watch | None:
+    return open_watch(args.gateway_metrics, args.watch_s) if args.gateway_metrics and args.watch_s else None
 
 
 async def _dry_run(args: argparse.Namespace, options: UpdateOptions, location: Directory | ObjectStore) -> Plan:
