@@ -1,4 +1,4 @@
-"""The step `publish`: lets a version serve, and takes one back. File and network I/O.
+"""The step `publish`: lets a version serve. File and network I/O.
 
 A version is uploaded first, its manifest last, and CURRENT is written by one request: whoever reads meanwhile finds the
 version before, or this one.
@@ -46,11 +46,3 @@ def _is_uploaded(location: ObjectStore, directory: Path, name: str) -> bool:
         return location.read_manifest(name) == version.read_manifest(directory, name)
     except BadArtifact:
         return False
-
-
-def roll_back(location: Directory | ObjectStore, directory: Path, name: str, *, before: str) -> bool:
-    """Let the version before serve again; False: there is none, or another one was made current meanwhile."""
-    if not before or current_name(location) != name:
-        return False
-    make_current(location, directory, before)
-    return True

@@ -31,12 +31,12 @@ from pipeline.reencode import BuiltProducts, ReencodeOptions, reencode_served
 from pipeline.update import page
 from pipeline.update.build import software
 from pipeline.update.lease import DEFAULT_SETTINGS, LeaseSettings, hold_lease
-from pipeline.update.live import LiveVersion, stage_live
+from pipeline.update.live import LiveVersion, current_name, stage_live
 from pipeline.update.make import PROGRESS, is_intact, make
 from pipeline.update.options import WORK, UpdateOptions
 from pipeline.update.plan import Plan
 from pipeline.update.progress import Progress, Step, is_after
-from pipeline.update.publish import publish, roll_back
+from pipeline.update.publish import make_current, publish
 from pipeline.update.report import UpdateReport
 from pipeline.update.retain import Retained, retain
 from pipeline.update.verify import GateVerdict, Verify, judge
@@ -159,10 +159,11 @@ class _Run:
                 self._write_page()
 
     def _verify_again_if_another_serves(self) -> None:
-        """What the gate said of an update that was stopped is of the version that served then."""
-        verified = self.progress.result(Step.VERIFY)
-        is_other = verified is not None and self.live.name not in (verified["before"], self.result.version)
-        if is_other and self.progress.result(Step.PUBLISH) is None:
+        """What an update that was stopped had verified and published is of the version that served then."""
+        if (verified := self.progress.result(Step.VERIFY)) is None:
+            return
+        is_published = self.progress.result(Step.PUBLISH) is not None
+        if self.live.name not in (self.result.version, *([] if is_published else [verified["before"]])):
             self.progress.undo(Step.VERIFY)
 
     def _steps(self) -> Sequence[tuple[Step, Callable[[], Awaitable[dict[str, Any]]]]]:
@@ -202,9 +203,10 @@ class _Run:
         if not made.version:
             return False
         before = read_record(self.release.location, made.version)
-        if before is not None and made.version == self.live.name:
-            self.result.record = before  # How it was made is known: nothing is by now, or an update goes on.
-            self.result.unchanged = self.progress.result(Step.VERIFY) is None
+        serves = made.version == self.live.name
+        if before is not None and (serves or Step.BUILD in self.progress.taken_over):
+            self.result.record = before  # How it was made is known, and this run has made nothing of it.
+            self.result.unchanged = serves and self.progress.result(Step.VERIFY) is None
             return True
         self._save(
             ReleaseRecord(
@@ -256,8 +258,11 @@ class _Run:
             self.say(f"REFUSED: version {name} is not published, and what serves stays as it is")
             for reason in self.result.refusals:
                 self.say(f"  {reason}")
-        elif verdict.accepted:
-            self.say(f"accepted against the gate: {', '.join(verdict.accepted)}")
+            return done
+        accepted = (*verdict.accepted, *([ROLLED_BACK_CHECK] if self._record().is_rolled_back else []))
+        if accepted:
+            self._save(replace(self._record(), accepted=accepted))
+            self.say(f"accepted all the same: {', '.join(accepted)}")
         return done
 
     async def _publish(self) -> dict[str, Any]:
@@ -301,14 +306,19 @@ class _Run:
         return {}
 
     def _take_back(self, why: str) -> None:
-        name, before = self.result.version, self._published["before"]
+        """Let the version before serve again. Recorded first: a version that was taken back is not published again."""
+        location, name, before = self.release.location, self.result.version, self._published["before"]
         self.result.status, self.result.refusals = TAKEN_BACK, (why,)
         self.check()
-        if roll_back(self.release.location, self.options.location, name, before=before):
-            self._save(self._record().with_event(ROLLED_BACK, owner_name(), why=why, other=before))
-            self.say(f"TAKEN BACK: version {before} serves again, because version {name} was out of bounds: {why}")
-        else:
+        current = current_name(location)
+        if not before:
             self.say(f"OUT OF BOUNDS, and no version to go back to: version {name}: {why}")
+        elif current != name:
+            self.say(f"OUT OF BOUNDS: version {name}: {why}; but version {current} serves by now")
+        else:
+            self._save(self._record().with_event(ROLLED_BACK, owner_name(), why=why, other=before))
+            make_current(location, self.options.location, before)
+            self.say(f"TAKEN BACK: version {before} serves again, because version {name} was out of bounds: {why}")
         self.progress.finish()
 
     async def _reencode(self) -> dict[str, Any]:

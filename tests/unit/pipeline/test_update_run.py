@@ -135,6 +135,39 @@ def test_a_version_that_was_taken_back_is_published_again_only_if_that_is_accept
 
     assert shop.update(verify=Gate(), accept=frozenset({"rolled-back"})).status == 0
     assert shop.location.current() == bad.version
+    record = read_record(shop.location, bad.version)
+    assert record is not None
+    assert record.accepted == ("rolled-back",)
+
+
+def test_where_another_version_was_made_current_during_the_watch_it_serves_on(shop: Shop) -> None:
+    first = shop.update()
+    shop.change_prices(50)
+    second = shop.update()
+    shop.change_prices(90)
+
+    class Meanwhile(Verdict):
+        async def watch(self, start: str, end: str, version: str) -> Verdict:
+            shop.location.make_current(first.version)
+            return self
+
+    result = shop.update(watch=Meanwhile(["errors rose"]))
+
+    assert result.status == TAKEN_BACK
+    assert shop.location.current() == first.version != second.version
+
+
+def test_an_update_that_was_stopped_after_it_published_asks_the_gate_again_if_another_serves_by_now(shop: Shop) -> None:
+    first = shop.update()
+    shop.change_prices(50)
+    published = shop.update(step=Step.PUBLISH)
+    versions.use(shop.location, first.version)
+
+    result = shop.update(verify=Gate())
+
+    assert (result.version, result.status) == (published.version, REFUSED)
+    assert result.refusals[0].startswith("rolled-back: ")
+    assert shop.location.current() == first.version
 
 
 def test_a_first_version_that_is_out_of_bounds_has_none_to_go_back_to_and_serves_on(shop: Shop) -> None:
