@@ -263,8 +263,10 @@ def _nights(whole: Catalogue) -> tuple[Night, Mapping[str, Callable[[], Night]]]
             "spoiled: a fifth of the photos one placeholder": lambda: Night(catalogue=with_images(placeholder(0.2))),
             "spoiled: an untrained image model": lambda: Night(
                 catalogue=with_images(
-                    normalised(random.standard_normal(new().images.shape).astype(np.float32))
-                    + 3 * normalised(new().images.mean(axis=0, keepdims=True))
+                    normalised(
+                        normalised(random.standard_normal(new().images.shape).astype(np.float32))
+                        + 3 * normalised(new().images.mean(axis=0, keepdims=True))
+                    )
                 )
             ),
         }

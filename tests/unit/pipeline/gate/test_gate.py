@@ -158,7 +158,7 @@ def test_an_index_that_finds_less_than_it_states_is_refused_with_both_figures(co
     assert f"stated {stated:.3f}: a shortfall of {stated - measured:.3f}, more than 0.01" in check.sentence
 
 
-def test_recall_of_a_backend_that_cannot_hide_vectors_is_measured_by_displaced_ones(copied: Shop) -> None:
+def test_recall_of_a_backend_that_cannot_hide_vectors_is_measured_by_what_it_holds(copied: Shop) -> None:
     name = copied.build(recipe="SymQG32", encoders={}, spaces=_wide_images)
     check = verify(copied.location, name, None).check("recall")
     assert check.passed
