@@ -22,6 +22,7 @@ import argparse
 import asyncio
 import itertools
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -110,7 +111,7 @@ class Shop:
             self._rows = rows
         directory = self._folder / str(self._nights)
         directory.mkdir()
-        (directory / "images").symlink_to(self._folder / "0" / "images")
+        shutil.copytree(self._folder / "0" / "images", directory / "images", copy_function=os.link)
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         (directory / "products.jsonl").write_text(text, encoding="utf-8")
         return directory

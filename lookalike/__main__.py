@@ -53,7 +53,9 @@ COMMANDS = {
     "index build": Command("index.building.build_command:main", "index vectors you already have"),
     "index tune": Command("index.building.tune:main", "choose how to compress your vectors, by measuring"),
     "index inspect": Command("index.building.inspect:main", "show and verify an index location"),
-    "versions": Command("index.building.versions:main", "list the versions of an index, let one serve, drop one"),
+    "versions": Command(
+        "index.building.versions:main", "list the versions of an index, try one, let one serve, drop one"
+    ),
     "versions show": Command("pipeline.versions.show_command:main", "show everything that is known of a version"),
     "versions diff": Command("pipeline.versions.diff_command:main", "say what differs between two versions"),
     "versions golden": Command(

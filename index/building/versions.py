@@ -1,4 +1,4 @@
-"""`lookalike versions`: list the versions of an index location, let one serve, drop one. Does I/O."""
+"""`lookalike versions`: list the versions of an index location, try one, let one serve, drop one. Does I/O."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from rich.table import Table
 from index.building.inspect import describe_duplicates, format_mib
 from index.building.version_change import current_manifest, tell_what_is_lost
 from lookalike.errors import BadArtifact, BadSettings, OperatorError
+from lookalike.releases.canary import Canary
 from lookalike.releases.location import Location, open_location
 from lookalike.releases.manifest import DuplicatesThreshold, Manifest
 from lookalike.releases.owner import owner_name
@@ -23,6 +24,8 @@ from lookalike.releases.records import PUBLISHED, ROLLED_BACK, append_event, rea
 EPILOG = """examples:
   lookalike versions list index
   lookalike versions use index 5f2c9a0d1e7b3c48       go back: shards and gateways follow within seconds
+  lookalike versions canary index 5f2c9a0d1e7b3c48 --share 0.05      try it on a twentieth of searches
+  lookalike versions canary index --off
   lookalike versions drop index 77aa01c3de529b10
   lookalike versions list s3://bucket/index --json
 
@@ -34,13 +37,14 @@ status 2: the request cannot be carried out, and nothing is changed."""
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
     parser = argparse.ArgumentParser(
         prog="lookalike versions",
-        description="List the versions of an index, let one of them serve, or drop one.",
+        description="List the versions of an index, try one on some searches, let one serve, or drop one.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="list|use|drop")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="list|canary|use|drop")
     for command, help in (
         ("list", "list all versions"),
+        ("canary", "let a version answer a share of searches, beside the one that serves"),
         ("use", "let a version serve"),
         ("drop", "remove a version that does not serve"),
     ):
@@ -48,6 +52,12 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
         subparser.add_argument("location", metavar="INDEX", help="directory or URL")
         if command == "list":
             subparser.add_argument("--json", action="store_true", help="print the versions as JSON")
+        elif command == "canary":
+            subparser.add_argument("version", metavar="NAME", nargs="?", help="the version; without it: which it is")
+            subparser.add_argument(
+                "--share", type=float, default=0.05, help="of searches, above 0 and at most 1 (default %(default)s)"
+            )
+            subparser.add_argument("--off", action="store_true", help="try none any more")
         else:
             subparser.add_argument("version", metavar="NAME")
     options = parser.parse_args(argv)
@@ -55,6 +65,8 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
     match options.command:
         case "list":
             _list_versions(location, as_json=options.json)
+        case "canary":
+            print(_canary(location, options.version or "", share=options.share, off=options.off))
         case "use":
             before = current_manifest(location)
             print(use(location, options.version))
@@ -63,6 +75,31 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
             drop(location, options.version)
             print(f"{location}: version {options.version} is dropped")
     return 0
+
+
+def _canary(location: Location, name: str, *, share: float, off: bool) -> str:
+    """Say which version is tried, or change it; returns a sentence. Raises BadSettings, BadArtifact."""
+    if off and name:
+        raise BadSettings("--off: name no version with it")
+    if off:
+        location.set_canary(None)
+        return f"{location}: no version is tried any more"
+    if name:
+        _require_version(location, name)
+        if not 0 < share <= 1:  # Written so that NaN fails too.
+            raise BadSettings(f"--share {share}: must be above 0 and at most 1")
+        if name == (current := location.current()):
+            raise BadSettings(f"{location}: version {name} serves already")
+        shards, served = (location.read_manifest(each).shards for each in (name, current))
+        if shards != served:
+            raise BadSettings(
+                f"{location}: version {name} has {shards} shards, the one that serves {served}: every change is to be "
+                "made in both, so a canary has as many"
+            )
+        location.set_canary(Canary(version=name, share=share))
+    if (canary := location.canary()) is None:
+        return f"{location}: no version is tried"
+    return f"{location}: version {canary.version} answers {canary.share:g} of searches"
 
 
 def use(location: Location, name: str) -> str:
@@ -93,6 +130,10 @@ def drop(location: Location, name: str) -> None:
     """Remove a version. Raises BadSettings for the one that serves, BadArtifact for one that does not exist."""
     if name == _current(location):
         raise BadSettings(f"{location}: version {name} serves: let another version serve before you drop it")
+    if (canary := location.canary()) is not None and canary.version == name:
+        raise BadSettings(
+            f"{location}: version {name} is tried on some searches: `versions canary --off` before you drop it"
+        )
     _require_version(location, name)
     location.drop(name)
 

@@ -63,8 +63,8 @@ def list_releases(location: Directory | ObjectStore) -> list[KeptVersion]:
 
 
 def removable(location: Directory | ObjectStore, *, keep: int, pinned: Collection[str] = ()) -> list[str]:
-    """The versions of a location that may be removed, the oldest first."""
-    current = current_name(location)
+    """The versions of a location that may be removed, the oldest first; a canary stays."""
+    current, canary = current_name(location), location.canary()
     record = None
     if current:
         with suppress(BadArtifact):
@@ -73,7 +73,7 @@ def removable(location: Directory | ObjectStore, *, keep: int, pinned: Collectio
         list_releases(location),
         current=current,
         replaced=record.replaced if record is not None else "",
-        pinned=pinned,
+        pinned=[*pinned, *([canary.version] if canary else [])],
         keep=keep,
     )
 

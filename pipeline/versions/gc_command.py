@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 
 from index.building.versions import drop
 from lookalike.errors import BadArtifact
-from lookalike.releases.location import Directory, open_location
-from lookalike.releases.records import read_record
-from lookalike.releases.retention import DEFAULT_KEEP, KeptVersion, removable_versions
-from lookalike.releases.store import ObjectStore
+from lookalike.releases.location import open_location
+from lookalike.releases.retention import DEFAULT_KEEP
+from pipeline.update.retain import removable
 
 EPILOG = f"""examples:
   lookalike versions gc index --dry-run
@@ -52,20 +50,3 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
     elif not names:
         print(f"{location}: nothing to remove")
     return 0
-
-
-def removable(location: Directory | ObjectStore, *, keep: int, pinned: Collection[str] = ()) -> list[str]:
-    """The versions that may be removed, the oldest first; one that is damaged or not complete is left alone."""
-    versions = []
-    for name in location.list_versions():
-        with suppress(BadArtifact):
-            made_by_update = location.read_manifest(name).origin is not None
-            record = read_record(location, name)
-            made_at = record.made_at if record else ""
-            versions.append(KeptVersion(name=name, made_at=made_at, made_by_update=made_by_update))
-    current, replaced = "", ""
-    with suppress(BadArtifact):
-        current = location.current()
-        record = read_record(location, current)
-        replaced = record.replaced if record else ""
-    return removable_versions(versions, current=current, replaced=replaced, pinned=pinned, keep=keep)

@@ -12,6 +12,7 @@ import pytest
 from index.building import inspect, versions
 from index.building.build import SpaceVectors, build
 from lookalike.cli.dispatch import run
+from lookalike.releases.canary import Canary
 from lookalike.releases.location import open_location
 from lookalike.releases.manifest import DuplicatesThreshold
 from tests import stores
@@ -168,3 +169,43 @@ def test_the_score_of_duplicates_is_shown_with_what_is_known_of_it(
     assert line in capsys.readouterr().out
     assert status("list", str(tmp_path)) == 0
     assert f"{name}, {line}" in capsys.readouterr().out
+
+
+def test_a_version_is_tried_on_a_share_of_searches_until_it_is_tried_no_more(
+    index: Index, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status("canary", index.where) == 0
+    assert "no version is tried" in capsys.readouterr().out
+    assert status("canary", index.where, index.old, "--share", "0.25") == 0
+    assert f"version {index.old} answers 0.25 of searches" in capsys.readouterr().out
+    assert open_location(index.where).canary() == Canary(version=index.old, share=0.25)
+    assert status("drop", index.where, index.old) == 2
+    assert "is tried on some searches" in capsys.readouterr().err
+    assert status("canary", index.where, "--off") == 0
+    assert open_location(index.where).canary() is None
+    assert index.current() == index.new
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["{new}"], "serves already"),
+        (["{old}", "--share", "0"], "must be above 0 and at most 1"),
+        (["{old}", "--share", "nan"], "must be above 0 and at most 1"),
+        (["{old}", "--off"], "name no version with it"),
+        (["missing"], "no version missing here"),
+    ],
+)
+def test_what_cannot_be_tried_is_refused_and_nothing_is_changed(
+    index: Index, words: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status("canary", index.where, *(word.format(old=index.old, new=index.new) for word in words)) == 2
+    assert reason in capsys.readouterr().err
+    assert open_location(index.where).canary() is None
+
+
+def test_a_version_of_another_number_of_shards_is_not_tried(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spaces: dict[int, SpaceVectors] = {IMAGE: vectors_of(clustered(COUNT, 8, 1))}
+    one, _ = (build(tmp_path, catalogue(COUNT), spaces, shards=shards) for shards in (1, 2))
+    assert status("canary", str(tmp_path), one) == 2
+    assert "has 1 shards, the one that serves 2" in capsys.readouterr().err
