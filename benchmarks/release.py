@@ -13,7 +13,7 @@ Every answer must be complete and of the encoders of one release, no call may fa
 its last answered change made it. Latencies are those of three phases: steady; while an update computes; and from when
 CURRENT changes until all processes have dropped the old version. The exit status is 1 if anything failed.
 
-    python -m benchmarks.release [--products 1200] [--calls 100000] [--folder DIR]
+    python -m benchmarks.release [--products 1200] [--calls 100000] [--weights FILE] [--folder DIR]
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Shop:
             if drawn < 0.03 and not lasts:
                 continue
             if drawn < 0.08:
-                rows.append(row | {"title": f"{self._random.choice(self.titles)} {self._nights}"})
+                rows.append(row | {"title": f"{row['title']} {self._nights}"})
             else:
                 rows.append(row)
             if drawn > 0.97:
@@ -285,9 +285,10 @@ class System:
     def start_one(self, name: str) -> None:
         self._processes.start(name, self.commands[name], ready=lambda: is_serving(f"127.0.0.1:{self._ports[name]}"))
 
-    def export_model(self) -> None:
-        export = ["encoders", "export", str(self._models), "--alpha", "0.25", "--input-px", "64"]
-        self._processes.run("export", [*COMMAND, *export, "--weights", "untrained"])
+    def export_model(self, weights: str) -> None:
+        small = ["--alpha", "0.25", "--input-px", "64"] if weights == "untrained" else []
+        export = ["encoders", "export", str(self._models), "--weights", weights, *small]
+        self._processes.run("export", [*COMMAND, *export])
 
     def start_model_server(self) -> None:
         self.start_one("model server")
@@ -407,6 +408,9 @@ def main() -> int:
     parser.add_argument("--products", type=int, default=1200)
     parser.add_argument("--calls", type=int, default=100_000, help="at least so many, in all")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--weights", default="untrained", help="MobileNet's, a file; default: a small untrained network"
+    )
     parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="lookalike-bench-") as temporary:
@@ -423,7 +427,7 @@ def run(options: argparse.Namespace, folder: Path) -> int:
 
     with Supervisor(folder / "logs", {}, directory=ROOT) as processes:
         system = System(folder, processes)
-        system.export_model()
+        system.export_model(options.weights)
         system.start_model_server()
         first = system.update(shop.first(), "--shards", "2", served=False)
         if first.wait():
