@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -124,7 +125,8 @@ def train(work: Work, encoded: EncodedCatalogue, *, decided: Training | None = N
         training = _measure(work, encoded, TrainedSpaces(training=training, spaces=spaces))
     _state(work.report, training, spaces)
     for used in TrainedSpaces(training=training, spaces=spaces).artifacts.values():
-        os.utime(used)  # What no update has used for a while is removed: pipeline/update/retain.py.
+        with suppress(OSError):  # A directory that may only be read is not cleared either.
+            os.utime(used)  # What no update has used for a while is removed: pipeline/update/retain.py.
     return TrainedSpaces(training=training, spaces=spaces)
 
 

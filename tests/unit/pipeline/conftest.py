@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def shop(trained: Path, tmp_path: Path) -> Shop:
-    shutil.copytree(trained, tmp_path / "encoders")
+    shutil.copytree(trained, tmp_path / "encoders", copy_function=os.link)
     directory = write_shop(tmp_path / "shop")
     options = options_of(directory, tmp_path / "index", tmp_path / "encoders")
     return Shop(directory, options, Directory(tmp_path / "index"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -70,11 +71,11 @@ def killed(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     """A folder with an index for each moment, the version before, and the one that an update makes undisturbed."""
     root = tmp_path_factory.mktemp("killed")
     first, last = write_shop(root / "before", price=90), write_shop(root / "shop")
-    shutil.copytree(trained, root / "first" / "encoders")
+    shutil.copytree(trained, root / "first" / "encoders", copy_function=os.link)
     before = Shop(first, options_of(first, root / "first/index", root / "first/encoders"), _index(root / "first"))
     old = before.update().version
     for number in range(len(MOMENTS)):
-        shutil.copytree(root / "first", root / str(number))
+        shutil.copytree(root / "first", root / str(number), copy_function=os.link)  # Files are replaced, not changed.
     undisturbed = Shop(last, options_of(last, root / "first/index", root / "first/encoders"), _index(root / "first"))
     new = undisturbed.update().version
     subprocess.run(
