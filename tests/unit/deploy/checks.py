@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 import kubernetes_validate
 from google.protobuf import text_format
@@ -26,7 +27,7 @@ OWN = "lookalike/"
 # The paths below /data that a pod writes, or one of its containers.
 WRITABLE_PATHS: dict[str, set[str]] = {
     "shard": {"/data/live"},
-    "update": {"/data/index", "/data/models/text"},
+    "update": {"/data/index"},
     "reencode": set(),
     "export": {"/data/models"},
     "worker": {"/data/features"},
@@ -152,10 +153,12 @@ def calls(cluster: Cluster) -> Iterator[tuple[Pod, str]]:
         yield worker, values.get(name, "")
     yield worker, _redis_of(cluster, worker, "LOOKALIKE_WORKER_STREAM")
     update = cluster.pod("update")
-    options = options_of(cluster, update, update.spec["initContainers"][0])
+    options = options_of(cluster, update, update.spec["containers"][0])
     yield update, options.get("model_server", "")
-    for address in options_of(cluster, update, update.spec["containers"][0]).get("gateway", []):
+    for address in options.get("gateway", []):
         yield update, address
+    for url in options.get("gateway_metrics", []):
+        yield update, urlsplit(url).netloc
     if ray_address := options.get("ray_address"):
         yield update, ray_address.removeprefix("ray://")
     for pod in cluster.pods():
@@ -305,7 +308,7 @@ def shards(cluster: Cluster) -> Iterator[str]:
     if called != names:
         yield f"gateway calls {called}, the shards are {names}"
     update = cluster.pod("update")
-    built = options_of(cluster, update, update.spec["initContainers"][0]).get("shards")
+    built = options_of(cluster, update, update.spec["containers"][0]).get("shards")
     if built != len(names):
         yield f"update builds {built} shards, {len(names)} are served"
 
@@ -423,7 +426,7 @@ def model(cluster: Cluster) -> Iterator[str]:
 def ray(cluster: Cluster) -> Iterator[str]:
     """A Ray cluster runs the update's image, with probes of its own; its workers see what the update sees."""
     update = cluster.pod("update")
-    container = update.spec["initContainers"][0]
+    container = update.spec["containers"][0]
     clusters = cluster.of_kind("RayCluster")
     if (options_of(cluster, update, container).get("engine") == "ray") != bool(clusters):
         yield "update and Ray cluster: there is one without the other"

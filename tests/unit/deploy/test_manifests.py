@@ -65,7 +65,7 @@ class MutableBase:
         return self.pod(name)["volumes"][0]
 
     def update(self) -> Any:
-        return self.pod("update")["initContainers"][0]
+        return self.pod("update")["containers"][0]
 
     def ray(self) -> Any:
         return self.of("RayCluster", "ray")["spec"]
