@@ -13,7 +13,10 @@ Every answer must be complete and of the encoders of one release, no call may fa
 its last answered change made it. Latencies are those of three phases: steady; while an update computes; and from when
 CURRENT changes until all processes have dropped the old version. The exit status is 1 if anything failed.
 
-    python -m benchmarks.release [--products 1200] [--calls 100000] [--weights FILE] [--folder DIR]
+With `--kill-every`, a shard, a text encoder or the update is killed (SIGKILL) now and then, and started again. Calls that
+were under way while a process was down may fail or be partial, and are counted apart; all else must hold.
+
+    python -m benchmarks.release [--products 1200] [--calls 100000] [--weights FILE] [--kill-every SECONDS] [--folder DIR]
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -66,6 +70,7 @@ class Tally:
 
     calls: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)  # By kind, phase and what was said.
+    held: Counter[str] = field(default_factory=Counter)  # Failed or partial while a process was down.
     partial: Counter[str] = field(default_factory=Counter)  # Answers with less than full coverage.
     mixed: Counter[str] = field(default_factory=Counter)  # Answers by encoders that are not those of one release.
     degraded: Counter[str] = field(default_factory=Counter)
@@ -126,6 +131,7 @@ class Callers(threading.Thread):
         self.phase = "start"
         self.written: dict[str, tuple[str, float]] = {}  # Title (empty: the catalogue's) and price, by id.
         self.uncertain = set[str]()  # Products of which a change was not answered.
+        self.down = ""  # The process that was killed and is not back yet.
         self._address, self._shop, self._encoders_of = address, shop, encoders_of
         self._stopping = threading.Event()
         self._revision = 0
@@ -181,21 +187,26 @@ class Callers(threading.Thread):
         number: int,
         due_s: float,
     ) -> None:
-        phase = self.phase
+        phase, down = self.phase, self.down
         try:
             answer = await call(client, number)
         except LookalikeError as error:
-            self.tally.failed[f"{kind}, {phase}: {type(error).__name__}: {error}"] += 1
+            if down := down or self.down:
+                self.tally.held[f"{kind}, {down} down: {type(error).__name__}"] += 1
+            else:
+                self.tally.failed[f"{kind}, {phase}: {type(error).__name__}: {error}"] += 1
         else:
             self.tally.took_s[kind, phase].append(time.perf_counter() - due_s)
             if isinstance(answer, SearchResponse):
-                self._check(kind, answer)
+                self._check(kind, answer, down or self.down)
         self.tally.calls[kind] += 1
 
-    def _check(self, kind: str, answer: SearchResponse) -> None:
+    def _check(self, kind: str, answer: SearchResponse, down: str) -> None:
         provenance, tally = answer.provenance, self.tally
         tally.versions[provenance.version] += 1
-        if provenance.coverage < 1:
+        if provenance.coverage < 1 and down:
+            tally.held[f"{kind}, {down} down: partial"] += 1
+        elif provenance.coverage < 1:
             tally.partial[f"{kind}, {self.phase}: {provenance.coverage:.3f}: {'; '.join(provenance.degraded)}"] += 1
         for reason in provenance.degraded:
             tally.degraded[reason] += 1
@@ -259,6 +270,42 @@ class Callers(threading.Thread):
 
     def _photo(self, number: int) -> bytes:
         return self._shop.photos[number % len(self._shop.photos)]
+
+
+class Killer(threading.Thread):
+    """Kills a shard, a text encoder or the update every so often, and starts it again."""
+
+    def __init__(self, system: System, callers: Callers, processes: Supervisor, every_s: float, seed: int) -> None:
+        super().__init__(daemon=True)
+        self.lock = threading.Lock()  # Hold it while no process may be killed.
+        self.update: subprocess.Popen[str] | None = None  # The one that runs.
+        self.kills = Counter[str]()
+        self._system, self._callers, self._processes = system, callers, processes
+        self._every_s = every_s
+        self._random = random.Random(seed)  # noqa: S311  # repeatable
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self.join()
+
+    def run(self) -> None:
+        names = [name for name in self._system.commands if name != "gateway"]
+        while not self._stopping.wait(self._random.uniform(0.5, 1.5) * self._every_s):
+            with self.lock:
+                name = self._random.choice([*names, "update", "update"])
+                if name == "update":
+                    if self.update is not None and self.update.poll() is None:
+                        self.update.kill()
+                        self.kills[name] += 1
+                    continue
+                self.kills[name] += 1
+                self._callers.down = name
+                self._processes.kill(name)
+                self._system.start_one(name)
+                self._processes.wait_ready(timeout_s=WAIT_S)
+                time.sleep(5)  # Until gateways have polled it.
+                self._callers.down = ""
 
 
 class System:
@@ -411,6 +458,9 @@ def main() -> int:
     parser.add_argument(
         "--weights", default="untrained", help="MobileNet's, a file; default: a small untrained network"
     )
+    parser.add_argument(
+        "--kill-every", type=float, default=0, metavar="SECONDS", help="on average; 0: nothing is killed"
+    )
     parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="lookalike-bench-") as temporary:
@@ -438,13 +488,18 @@ def run(options: argparse.Namespace, folder: Path) -> int:
         time.sleep(10)
         callers.phase = "steady"
         time.sleep(30)
+        killer = Killer(system, callers, processes, options.kill_every, options.seed)
+        if options.kill_every:
+            killer.start()
         history = [version.read_current(system.index)]
         for night, (arguments, halved) in enumerate(
             [((), False), ((), True), ((), False), (("--shards", "3"), False), ((), False)], 1
         ):
             shards = ("--shards", "3") if night >= 4 else ("--shards", "2")
-            update = system.update(shop.next_night(halved=halved), *(arguments or shards))
-            status = run_update(system, callers, update, history[-1])
+            catalogue, status = shop.next_night(halved=halved), -signal.SIGKILL
+            while status == -signal.SIGKILL:  # Killed: the next one goes on.
+                killer.update = system.update(catalogue, *(arguments or shards))
+                status = run_update(system, callers, killer.update, history[-1])
             current = version.read_current(system.index)
             note(f"night {night}: exit status {status}, CURRENT {current}, before {history[-1]}")
             if status != (REFUSED if halved else 0) or (current == history[-1]) is not halved:
@@ -452,14 +507,17 @@ def run(options: argparse.Namespace, folder: Path) -> int:
             if not halved:
                 history.append(current)
             if night == 3:  # Back to the release before.
-                with phase(callers, "change"):
+                with phase(callers, "change"), killer.lock:
                     system.use(history[-2])
                     history.append(history[-2])
                     settle(system, callers)
                 note(f"night {night}: taken back to {history[-1]}")
             callers.phase = "steady"
             time.sleep(20)
-            processes.check()
+            with killer.lock:
+                processes.check()
+        if options.kill_every:
+            killer.stop()
         while sum(callers.tally.calls.values()) < options.calls:
             time.sleep(1)
         callers.stop()
@@ -471,6 +529,8 @@ def run(options: argparse.Namespace, folder: Path) -> int:
         "all_calls": sum(tally.calls.values()),
         "failed": dict(tally.failed),
         "partial": dict(tally.partial),
+        "kills": dict(killer.kills),
+        "failed_or_partial_while_down": dict(tally.held),
         "mixed": dict(tally.mixed),
         "degraded": dict(tally.degraded),
         "answers_by_version": dict(tally.versions),
@@ -480,7 +540,7 @@ def run(options: argparse.Namespace, folder: Path) -> int:
         "events": events,
         "caveats": "callers, all serving processes and the update (at nice 19) share two cores of a shared machine",
     }
-    print(write("release", result))
+    print(write("release_kills" if options.kill_every else "release", result))
     print(json.dumps({key: result[key] for key in ("all_calls", "failed", "partial", "mixed", "degraded")}, indent=1))
     return 1 if tally.failed or tally.partial or tally.mixed or wrong else 0
 
