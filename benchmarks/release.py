@@ -5,18 +5,20 @@ search by id, photo, title and both, classify, upsert products that are encoded 
 its own (open loop: a latency counts from when the call was due). Meanwhile, night after night, `lookalike update` runs
 with changed products and encoders trained anew:
 
-1. an ordinary night            4. an ordinary night, with another number of shards
-2. a halved catalogue: the gate is to refuse it     5. another ordinary night
+1. an ordinary night
+2. a halved catalogue: the gate is to refuse it
 3. an ordinary night, which `versions use` takes back afterwards
+4. an ordinary night, with another number of shards
+5. another ordinary night
 
 Every answer must be complete and of the encoders of one release, no call may fail, and in the end every product is what
 its last answered change made it. Latencies are those of three phases: steady; while an update computes; and from when
 CURRENT changes until all processes have dropped the old version. The exit status is 1 if anything failed.
 
-With `--kill-every`, a shard, a text encoder or the update is killed (SIGKILL) now and then, and started again. Calls that
-were under way while a process was down may fail or be partial, and are counted apart; all else must hold.
+With `--kill-every`, a shard, a text encoder or the update is killed (SIGKILL) now and then, and started again. Calls
+that were under way while a process was down may fail or be partial, and are counted apart; all else must hold.
 
-    python -m benchmarks.release [--products 1200] [--calls 100000] [--weights FILE] [--kill-every SECONDS] [--folder DIR]
+    python -m benchmarks.release [--products N] [--calls N] [--weights FILE] [--kill-every SECONDS] [--folder DIR]
 """
 
 from __future__ import annotations
@@ -280,9 +282,9 @@ class Killer(threading.Thread):
         self.lock = threading.Lock()  # Hold it while no process may be killed.
         self.update: subprocess.Popen[str] | None = None  # The one that runs.
         self.kills = Counter[str]()
-        self._system, self._callers, self._processes = system, callers, processes
+        self._system, self._callers, self.processes = system, callers, processes
         self._every_s = every_s
-        self._random = random.Random(seed)  # noqa: S311  # repeatable
+        self._random = random.Random(seed)  # repeatable
         self._stopping = threading.Event()
 
     def stop(self) -> None:
@@ -301,9 +303,9 @@ class Killer(threading.Thread):
                     continue
                 self.kills[name] += 1
                 self._callers.down = name
-                self._processes.kill(name)
+                self.processes.kill(name)
                 self._system.start_one(name)
-                self._processes.wait_ready(timeout_s=WAIT_S)
+                self.processes.wait_ready(timeout_s=WAIT_S)
                 time.sleep(5)  # Until gateways have polled it.
                 self._callers.down = ""
 
@@ -312,7 +314,7 @@ class System:
     """The processes that serve the index, and the commands that change it."""
 
     def __init__(self, folder: Path, processes: Supervisor) -> None:
-        self.index, self._models, self._folder = folder / "index", folder / "models", folder
+        self.index, self._models, self.folder = folder / "index", folder / "models", folder
         self._processes = processes
         self._encoders: dict[str, dict[str, str]] = {}
         names = ["model server", "text encoder 0", "text encoder 1", *(f"shard {i}" for i in range(SHARDS)), "gateway"]
@@ -348,7 +350,7 @@ class System:
         command += ["--model-server", f"127.0.0.1:{self._ports['model server']}"]
         if served:
             command += ["--gateway", self.gateway]
-        log = (self._folder / f"{catalogue.name}.log").open("a")
+        log = (self.folder / f"{catalogue.name}.log").open("a")
         lowest = shutil.which("nice") or "nice"
         return subprocess.Popen([lowest, "-n", "19", *command], cwd=ROOT, stdout=log, stderr=log, text=True)  # noqa: S603
 
@@ -372,7 +374,7 @@ class System:
             case "text encoder":
                 return [*COMMAND, "serve", "text-encoder", *follow, *common]
             case "shard":
-                live = ["--shard", number, "--live-dir", str(self._folder / "live")]
+                live = ["--shard", number, "--live-dir", str(self.folder / "live")]
                 return [*COMMAND, "serve", "shard", *follow, *live, *common]
         addresses = {each: f"127.0.0.1:{port}" for each, port in self._ports.items()}
         shards = ",".join(addresses[f"shard {i}"] for i in range(SHARDS))
@@ -467,6 +469,33 @@ def main() -> int:
         return run(options, options.folder or Path(temporary))
 
 
+def nights(system: System, shop: Shop, callers: Callers, killer: Killer, note: Callable[[str], None]) -> None:
+    """The five nights. Raises RuntimeError for one that ends otherwise than it should."""
+    history = [version.read_current(system.index)]
+    for night in range(1, 6):
+        halved, shards = night == 2, 3 if night >= 4 else 2
+        catalogue, status = shop.next_night(halved=halved), -signal.SIGKILL
+        while status == -signal.SIGKILL:  # Killed: the next one goes on.
+            killer.update = system.update(catalogue, "--shards", str(shards))
+            status = run_update(system, callers, killer.update, history[-1])
+        current = version.read_current(system.index)
+        note(f"night {night}: exit status {status}, CURRENT {current}, before {history[-1]}")
+        if status != (REFUSED if halved else 0) or (current == history[-1]) is not halved:
+            raise RuntimeError(f"night {night} went wrong: {(system.folder / f'{night}.log').read_text()[-3000:]}")
+        if not halved:
+            history.append(current)
+        if night == 3:  # Back to the release before.
+            with phase(callers, "change"), killer.lock:
+                system.use(history[-2])
+                history.append(history[-2])
+                settle(system, callers)
+            note(f"night {night}: taken back to {history[-1]}")
+        callers.phase = "steady"
+        time.sleep(20)
+        with killer.lock:
+            killer.processes.check()
+
+
 def run(options: argparse.Namespace, folder: Path) -> int:
     folder.mkdir(exist_ok=True)
     shop, events = Shop(folder / "shop", options.products, options.seed), list[str]()
@@ -491,31 +520,7 @@ def run(options: argparse.Namespace, folder: Path) -> int:
         killer = Killer(system, callers, processes, options.kill_every, options.seed)
         if options.kill_every:
             killer.start()
-        history = [version.read_current(system.index)]
-        for night, (arguments, halved) in enumerate(
-            [((), False), ((), True), ((), False), (("--shards", "3"), False), ((), False)], 1
-        ):
-            shards = ("--shards", "3") if night >= 4 else ("--shards", "2")
-            catalogue, status = shop.next_night(halved=halved), -signal.SIGKILL
-            while status == -signal.SIGKILL:  # Killed: the next one goes on.
-                killer.update = system.update(catalogue, *(arguments or shards))
-                status = run_update(system, callers, killer.update, history[-1])
-            current = version.read_current(system.index)
-            note(f"night {night}: exit status {status}, CURRENT {current}, before {history[-1]}")
-            if status != (REFUSED if halved else 0) or (current == history[-1]) is not halved:
-                raise RuntimeError(f"night {night} went wrong: {(folder / f'{night}.log').read_text()[-3000:]}")
-            if not halved:
-                history.append(current)
-            if night == 3:  # Back to the release before.
-                with phase(callers, "change"), killer.lock:
-                    system.use(history[-2])
-                    history.append(history[-2])
-                    settle(system, callers)
-                note(f"night {night}: taken back to {history[-1]}")
-            callers.phase = "steady"
-            time.sleep(20)
-            with killer.lock:
-                processes.check()
+        nights(system, shop, callers, killer, note)
         if options.kill_every:
             killer.stop()
         while sum(callers.tally.calls.values()) < options.calls:
