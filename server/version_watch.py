@@ -6,6 +6,8 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from time import monotonic
 
 from encoders.clients import Encoders
 from lookalike.errors import Unavailable
@@ -19,6 +21,8 @@ from server.shard_group import ShardGroup
 from server.topology import CanarySnapshot, Snapshot, choose_canary, choose_snapshot
 
 log = logging.getLogger(__name__)
+
+_RETRY_S = 1.0
 
 
 class VersionWatch:
@@ -112,15 +116,18 @@ class VersionWatch:
             await asyncio.sleep(self._refresh_s)
 
     async def after(self, snapshot: Snapshot, deadline: Deadline) -> Snapshot:
-        """Wait for another version than that of the snapshot. Raises Unavailable at the deadline."""
-        while (latest := self.snapshot()).version == snapshot.version:
-            try:
-                async with asyncio.timeout(deadline.timeout_s()):
+        """The snapshot to send an update to that the version of this one did not take.
+
+        That of another version or, where there is none within a second, of the same: it may take updates again. Raises
+        Unavailable at the deadline.
+        """
+        if self.snapshot().version == snapshot.version:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(_RETRY_S, max(0.0, deadline.at_s - monotonic()))):
                     await self._moved.wait()
-            except TimeoutError:
-                message = f"version {snapshot.version} takes no updates, and no other one does yet: try again"
-                raise Unavailable(message) from None
-        return latest
+            if self.snapshot().version == snapshot.version and deadline.at_s <= monotonic():
+                raise Unavailable(f"version {snapshot.version} takes no updates, and no other one does yet: try again")
+        return self.snapshot()
 
     async def until_complete(self) -> None:
         """Wait until all shards have served one version: then the gateway is ready."""

@@ -11,16 +11,21 @@ from typing import Any
 
 import grpc.aio
 import numpy as np
+import pytest
 
 from index.building.build import build
 from index.serving.settings import ShardSettings
 from index.serving.shard import RunningShard, open_shards
 from lookalike.channels import aio_channel
+from lookalike.errors import Unavailable
 from lookalike.releases import version
 from lookalike.releases.names import shard_name
 from lookalike.runtime import lifecycle
 from lookalike.v1 import catalog_pb2, catalog_pb2_grpc, search_pb2, search_pb2_grpc
+from lookalike.v1.index_pb2 import FinishHandoverRequest
 from lookalike.v1.types_pb2 import Product, SpaceVector
+from server import handover
+from server.remote_shard import RemoteShard
 from tests.rpc.gateways import running_gateway, serving
 from tests.unit.index.samples import IMAGE, catalogue, unit_vectors, vectors_of
 
@@ -175,3 +180,28 @@ async def test_changes_on_disk_follow_a_version_that_begins_at_a_start(tmp_path:
         shop.expected = expected
         await eventually(partial(has_all_changes, shop))
         assert version.read_current(tmp_path / "live" / shard_name(2)) == three
+
+
+async def test_after_a_handover_that_failed_the_old_version_takes_updates_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two, three = build_version(tmp_path / "index", 0, 2), build_version(tmp_path / "index", 1, 3)
+    version.make_current(tmp_path / "index", two)
+    finish, failures = RemoteShard.finish_handover, [0]
+
+    async def fail_at_first(shard: RemoteShard, request: FinishHandoverRequest, timeout_s: float) -> None:
+        if failures[0] < 2:
+            failures[0] += 1
+            raise Unavailable("the network is down")
+        await finish(shard, request, timeout_s)
+
+    monkeypatch.setattr(RemoteShard, "finish_handover", fail_at_first)
+    monkeypatch.setattr(handover, "_SEAL_S", 0.5)
+    async with a_fleet(tmp_path) as (addresses, _), a_shop(addresses) as shop:
+        changing = asyncio.create_task(shop.change())
+        await eventually(partial(has_answered, shop, 50), changing)
+        await move(shop, tmp_path, three, changing)
+        shop.closes = True
+        await changing
+        assert failures == [2]
+        assert await shop.contradictions() == []
