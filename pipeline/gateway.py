@@ -48,6 +48,11 @@ class Gateway:
         """The version that it serves."""
         return (await self._answer(self._stub.Count(CountRequest(), timeout=_TIMEOUT_S), _TIMEOUT_S)).version
 
+    async def encoder(self, space: Space.ValueType) -> str:
+        """The fingerprint of the encoder of a space of the version that it serves; empty: there is no such space."""
+        response = await self._answer(self._stub.Count(CountRequest(), timeout=_TIMEOUT_S), _TIMEOUT_S)
+        return next((each.encoder for each in response.encoders if each.space == space), "")
+
     async def get(self, product_id: str, vectors: Sequence[Space.ValueType] = ()) -> GetResponse:
         """A product with its description, and its vectors of these spaces. Raises NotFound."""
         request = GetRequest(product_id=product_id, vectors=vectors)

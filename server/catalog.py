@@ -14,7 +14,7 @@ from lookalike.limits import MAX_IDS
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.product_fields import check_product_id
 from lookalike.v1 import catalog_pb2
-from lookalike.v1.types_pb2 import Product, SpaceVector
+from lookalike.v1.types_pb2 import Product, SpaceEncoder, SpaceVector
 from server.admission import Permit
 from server.filters import check_filter
 from server.shard_group import ShardGroup
@@ -58,7 +58,8 @@ class CatalogReader:
         filter = check_filter(request.filter)
         snapshot = self.versions.snapshot().require_all_shards()
         count = await self.shards.count(snapshot, filter, self._or_default(deadline))
-        return catalog_pb2.CountResponse(count=count, version=snapshot.version)
+        encoders = [SpaceEncoder(space=space, encoder=info.encoder) for space, info in sorted(snapshot.spaces.items())]
+        return catalog_pb2.CountResponse(count=count, version=snapshot.version, encoders=encoders)
 
     async def list(
         self, request: catalog_pb2.ListRequest, deadline: Deadline, permit: Permit

@@ -19,7 +19,7 @@ from lookalike.errors import FailedPrecondition, LookalikeError, Overloaded, Una
 from lookalike.runtime.partition import shard_of
 from lookalike.v1 import index_pb2
 from lookalike.v1.index_pb2 import Update, UpdateResult
-from lookalike.v1.types_pb2 import Space
+from lookalike.v1.types_pb2 import Space, SpaceEncoder
 from server.shard_transport import ShardTransport
 
 log = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ async def _copy(
     losses: Sequence[_Loss],
 ) -> tuple[int, int]:
     """Apply the changes of a source after that number. Returns the number of the last one, and how many there were."""
-    encoders = [index_pb2.SpaceEncoder(space=space, encoder=each) for space, each in pending.encoders.items()]
+    encoders = [SpaceEncoder(space=space, encoder=each) for space, each in pending.encoders.items()]
     request = index_pb2.ListChangesRequest(version=pending.of, known_sequence=known_sequence, encoders=encoders)
     sequence = count = 0
     try:

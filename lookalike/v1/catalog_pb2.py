@@ -17,15 +17,15 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from lookalike.v1 import types_pb2 as lookalike_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1alookalike/v1/catalog.proto\x12\x0clookalike.v1\x1a google/protobuf/field_mask.proto\x1a\x18lookalike/v1/types.proto\"F\n\nGetRequest\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12$\n\x07vectors\x18\x02 \x03(\x0e\x32\x13.lookalike.v1.Space\"a\n\x0bGetResponse\x12&\n\x07product\x18\x01 \x01(\x0b\x32\x15.lookalike.v1.Product\x12*\n\x07vectors\x18\x02 \x03(\x0b\x32\x19.lookalike.v1.SpaceVector\"$\n\rExistsRequest\x12\x13\n\x0bproduct_ids\x18\x01 \x03(\t\" \n\x0e\x45xistsResponse\x12\x0e\n\x06\x65xists\x18\x01 \x03(\x08\"4\n\x0c\x43ountRequest\x12$\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x14.lookalike.v1.Filter\"/\n\rCountResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x04\x12\x0f\n\x07version\x18\x02 \x01(\t\"v\n\x0bListRequest\x12$\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x14.lookalike.v1.Filter\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\x12\x12\n\x05limit\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x14\n\x0c\x64\x65scriptions\x18\x04 \x01(\x08\x42\x08\n\x06_limit\"\xc4\x01\n\rUpsertRequest\x12&\n\x07product\x18\x01 \x01(\x0b\x32\x15.lookalike.v1.Product\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12*\n\x07vectors\x18\x03 \x03(\x0b\x32\x19.lookalike.v1.SpaceVector\x12\x0e\n\x06\x65ncode\x18\x04 \x01(\x08\x12\r\n\x05image\x18\x05 \x01(\x0c\x12\x14\n\x0ckeep_vectors\x18\x06 \x01(\x08\x12\x18\n\x10\x61llow_unfindable\x18\x07 \x01(\x08\"\xc4\x01\n\x0cPatchRequest\x12&\n\x07product\x18\x01 \x01(\x0b\x32\x15.lookalike.v1.Product\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x10\n\x08revision\x18\x03 \x01(\x04\x12*\n\x07vectors\x18\x04 \x03(\x0b\x32\x19.lookalike.v1.SpaceVector\x12\x0e\n\x06\x65ncode\x18\x05 \x01(\x08\x12\r\n\x05image\x18\x06 \x01(\x0c\"5\n\rRemoveRequest\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\"i\n\x0e\x43hangeResponse\x12\x0f\n\x07\x61pplied\x18\x01 \x01(\x08\x12#\n\x06spaces\x18\x02 \x03(\x0e\x32\x13.lookalike.v1.Space\x12\x10\n\x08revision\x18\x03 \x01(\x04\x12\x0f\n\x07notices\x18\x04 \x03(\t\"\x9d\x01\n\x06\x43hange\x12-\n\x06upsert\x18\x01 \x01(\x0b\x32\x1b.lookalike.v1.UpsertRequestH\x00\x12+\n\x05patch\x18\x02 \x01(\x0b\x32\x1a.lookalike.v1.PatchRequestH\x00\x12-\n\x06remove\x18\x03 \x01(\x0b\x32\x1b.lookalike.v1.RemoveRequestH\x00\x42\x08\n\x06\x63hange\":\n\x11\x42\x61tchWriteRequest\x12%\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x14.lookalike.v1.Change\"A\n\x12\x42\x61tchWriteResponse\x12+\n\x07results\x18\x01 \x03(\x0b\x32\x1a.lookalike.v1.ChangeResult\"w\n\x0c\x43hangeResult\x12\x30\n\x08response\x18\x01 \x01(\x0b\x32\x1c.lookalike.v1.ChangeResponseH\x00\x12+\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x1a.lookalike.v1.RequestErrorH\x00\x42\x08\n\x06result\"]\n\x12RemoveWhereRequest\x12$\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x14.lookalike.v1.Filter\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x0f\n\x07\x64ry_run\x18\x03 \x01(\x08\"7\n\x13RemoveWhereResponse\x12\x0f\n\x07matched\x18\x01 \x01(\x04\x12\x0f\n\x07removed\x18\x02 \x01(\x04\"7\n\x0e\x45nqueueRequest\x12%\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x14.lookalike.v1.Change\"?\n\x0f\x45nqueueResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.lookalike.v1.EnqueueResult\"x\n\rEnqueueResult\x12\x30\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x1c.lookalike.v1.AcceptedChangeH\x00\x12+\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x1a.lookalike.v1.RequestErrorH\x00\x42\x08\n\x06result\"C\n\x0e\x41\x63\x63\x65ptedChange\x12\x0e\n\x06handle\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x0f\n\x07notices\x18\x03 \x03(\t\"1\n\x0bWaitRequest\x12\x0f\n\x07handles\x18\x01 \x03(\t\x12\x11\n\ttimeout_s\x18\x02 \x01(\x02\"=\n\x0cWaitResponse\x12-\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x1c.lookalike.v1.EnqueuedChange\"I\n\x0e\x45nqueuedChange\x12\'\n\x05state\x18\x01 \x01(\x0e\x32\x18.lookalike.v1.EventState\x12\x0e\n\x06reason\x18\x02 \x01(\t*t\n\nEventState\x12\x1b\n\x17\x45VENT_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x45VENT_STATE_PENDING\x10\x01\x12\x1a\n\x16\x45VENT_STATE_SEARCHABLE\x10\x02\x12\x14\n\x10\x45VENT_STATE_DEAD\x10\x03\x32\xd1\x06\n\x07\x43\x61talog\x12:\n\x03Get\x12\x18.lookalike.v1.GetRequest\x1a\x19.lookalike.v1.GetResponse\x12\x43\n\x06\x45xists\x12\x1b.lookalike.v1.ExistsRequest\x1a\x1c.lookalike.v1.ExistsResponse\x12@\n\x05\x43ount\x12\x1a.lookalike.v1.CountRequest\x1a\x1b.lookalike.v1.CountResponse\x12:\n\x04List\x12\x19.lookalike.v1.ListRequest\x1a\x15.lookalike.v1.Product0\x01\x12\x43\n\x06Upsert\x12\x1b.lookalike.v1.UpsertRequest\x1a\x1c.lookalike.v1.ChangeResponse\x12\x41\n\x05Patch\x12\x1a.lookalike.v1.PatchRequest\x1a\x1c.lookalike.v1.ChangeResponse\x12\x43\n\x06Remove\x12\x1b.lookalike.v1.RemoveRequest\x1a\x1c.lookalike.v1.ChangeResponse\x12O\n\nBatchWrite\x12\x1f.lookalike.v1.BatchWriteRequest\x1a .lookalike.v1.BatchWriteResponse\x12N\n\x05Write\x12\x1f.lookalike.v1.BatchWriteRequest\x1a .lookalike.v1.BatchWriteResponse(\x01\x30\x01\x12R\n\x0bRemoveWhere\x12 .lookalike.v1.RemoveWhereRequest\x1a!.lookalike.v1.RemoveWhereResponse\x12\x46\n\x07\x45nqueue\x12\x1c.lookalike.v1.EnqueueRequest\x1a\x1d.lookalike.v1.EnqueueResponse\x12=\n\x04Wait\x12\x19.lookalike.v1.WaitRequest\x1a\x1a.lookalike.v1.WaitResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1alookalike/v1/catalog.proto\x12\x0clookalike.v1\x1a google/protobuf/field_mask.proto\x1a\x18lookalike/v1/types.proto\"F\n\nGetRequest\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12$\n\x07vectors\x18\x02 \x03(\x0e\x32\x13.lookalike.v1.Space\"a\n\x0bGetResponse\x12&\n\x07product\x18\x01 \x01(\x0b\x32\x15.lookalike.v1.Product\x12*\n\x07vectors\x18\x02 \x03(\x0b\x32\x19.lookalike.v1.SpaceVector\"$\n\rExistsRequest\x12\x13\n\x0bproduct_ids\x18\x01 \x03(\t\" \n\x0e\x45xistsResponse\x12\x0e\n\x06\x65xists\x18\x01 \x03(\x08\"4\n\x0c\x43ountRequest\x12$\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x14.lookalike.v1.Filter\"]\n\rCountResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x04\x12\x0f\n\x07version\x18\x02 \x01(\t\x12,\n\x08\x65ncoders\x18\x03 \x03(\x0b\x32\x1a.lookalike.v1.SpaceEncoder\"v\n\x0bListRequest\x12$\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x14.lookalike.v1.Filter\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\x12\x12\n\x05limit\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x14\n\x0c\x64\x65scriptions\x18\x04 \x01(\x08\x42\x08\n\x06_limit\"\xc4\x01\n\rUpsertRequest\x12&\n\x07product\x18\x01 \x01(\x0b\x32\x15.lookalike.v1.Product\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12*\n\x07vectors\x18\x03 \x03(\x0b\x32\x19.lookalike.v1.SpaceVector\x12\x0e\n\x06\x65ncode\x18\x04 \x01(\x08\x12\r\n\x05image\x18\x05 \x01(\x0c\x12\x14\n\x0ckeep_vectors\x18\x06 \x01(\x08\x12\x18\n\x10\x61llow_unfindable\x18\x07 \x01(\x08\"\xc4\x01\n\x0cPatchRequest\x12&\n\x07product\x18\x01 \x01(\x0b\x32\x15.lookalike.v1.Product\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x10\n\x08revision\x18\x03 \x01(\x04\x12*\n\x07vectors\x18\x04 \x03(\x0b\x32\x19.lookalike.v1.SpaceVector\x12\x0e\n\x06\x65ncode\x18\x05 \x01(\x08\x12\r\n\x05image\x18\x06 \x01(\x0c\"5\n\rRemoveRequest\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\"i\n\x0e\x43hangeResponse\x12\x0f\n\x07\x61pplied\x18\x01 \x01(\x08\x12#\n\x06spaces\x18\x02 \x03(\x0e\x32\x13.lookalike.v1.Space\x12\x10\n\x08revision\x18\x03 \x01(\x04\x12\x0f\n\x07notices\x18\x04 \x03(\t\"\x9d\x01\n\x06\x43hange\x12-\n\x06upsert\x18\x01 \x01(\x0b\x32\x1b.lookalike.v1.UpsertRequestH\x00\x12+\n\x05patch\x18\x02 \x01(\x0b\x32\x1a.lookalike.v1.PatchRequestH\x00\x12-\n\x06remove\x18\x03 \x01(\x0b\x32\x1b.lookalike.v1.RemoveRequestH\x00\x42\x08\n\x06\x63hange\":\n\x11\x42\x61tchWriteRequest\x12%\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x14.lookalike.v1.Change\"A\n\x12\x42\x61tchWriteResponse\x12+\n\x07results\x18\x01 \x03(\x0b\x32\x1a.lookalike.v1.ChangeResult\"w\n\x0c\x43hangeResult\x12\x30\n\x08response\x18\x01 \x01(\x0b\x32\x1c.lookalike.v1.ChangeResponseH\x00\x12+\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x1a.lookalike.v1.RequestErrorH\x00\x42\x08\n\x06result\"]\n\x12RemoveWhereRequest\x12$\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x14.lookalike.v1.Filter\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x0f\n\x07\x64ry_run\x18\x03 \x01(\x08\"7\n\x13RemoveWhereResponse\x12\x0f\n\x07matched\x18\x01 \x01(\x04\x12\x0f\n\x07removed\x18\x02 \x01(\x04\"7\n\x0e\x45nqueueRequest\x12%\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x14.lookalike.v1.Change\"?\n\x0f\x45nqueueResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.lookalike.v1.EnqueueResult\"x\n\rEnqueueResult\x12\x30\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x1c.lookalike.v1.AcceptedChangeH\x00\x12+\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x1a.lookalike.v1.RequestErrorH\x00\x42\x08\n\x06result\"C\n\x0e\x41\x63\x63\x65ptedChange\x12\x0e\n\x06handle\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x0f\n\x07notices\x18\x03 \x03(\t\"1\n\x0bWaitRequest\x12\x0f\n\x07handles\x18\x01 \x03(\t\x12\x11\n\ttimeout_s\x18\x02 \x01(\x02\"=\n\x0cWaitResponse\x12-\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x1c.lookalike.v1.EnqueuedChange\"I\n\x0e\x45nqueuedChange\x12\'\n\x05state\x18\x01 \x01(\x0e\x32\x18.lookalike.v1.EventState\x12\x0e\n\x06reason\x18\x02 \x01(\t*t\n\nEventState\x12\x1b\n\x17\x45VENT_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x45VENT_STATE_PENDING\x10\x01\x12\x1a\n\x16\x45VENT_STATE_SEARCHABLE\x10\x02\x12\x14\n\x10\x45VENT_STATE_DEAD\x10\x03\x32\xd1\x06\n\x07\x43\x61talog\x12:\n\x03Get\x12\x18.lookalike.v1.GetRequest\x1a\x19.lookalike.v1.GetResponse\x12\x43\n\x06\x45xists\x12\x1b.lookalike.v1.ExistsRequest\x1a\x1c.lookalike.v1.ExistsResponse\x12@\n\x05\x43ount\x12\x1a.lookalike.v1.CountRequest\x1a\x1b.lookalike.v1.CountResponse\x12:\n\x04List\x12\x19.lookalike.v1.ListRequest\x1a\x15.lookalike.v1.Product0\x01\x12\x43\n\x06Upsert\x12\x1b.lookalike.v1.UpsertRequest\x1a\x1c.lookalike.v1.ChangeResponse\x12\x41\n\x05Patch\x12\x1a.lookalike.v1.PatchRequest\x1a\x1c.lookalike.v1.ChangeResponse\x12\x43\n\x06Remove\x12\x1b.lookalike.v1.RemoveRequest\x1a\x1c.lookalike.v1.ChangeResponse\x12O\n\nBatchWrite\x12\x1f.lookalike.v1.BatchWriteRequest\x1a .lookalike.v1.BatchWriteResponse\x12N\n\x05Write\x12\x1f.lookalike.v1.BatchWriteRequest\x1a .lookalike.v1.BatchWriteResponse(\x01\x30\x01\x12R\n\x0bRemoveWhere\x12 .lookalike.v1.RemoveWhereRequest\x1a!.lookalike.v1.RemoveWhereResponse\x12\x46\n\x07\x45nqueue\x12\x1c.lookalike.v1.EnqueueRequest\x1a\x1d.lookalike.v1.EnqueueResponse\x12=\n\x04Wait\x12\x19.lookalike.v1.WaitRequest\x1a\x1a.lookalike.v1.WaitResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lookalike.v1.catalog_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EVENTSTATE']._serialized_start=2192
-  _globals['_EVENTSTATE']._serialized_end=2308
+  _globals['_EVENTSTATE']._serialized_start=2238
+  _globals['_EVENTSTATE']._serialized_end=2354
   _globals['_GETREQUEST']._serialized_start=104
   _globals['_GETREQUEST']._serialized_end=174
   _globals['_GETRESPONSE']._serialized_start=176
@@ -37,43 +37,43 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COUNTREQUEST']._serialized_start=347
   _globals['_COUNTREQUEST']._serialized_end=399
   _globals['_COUNTRESPONSE']._serialized_start=401
-  _globals['_COUNTRESPONSE']._serialized_end=448
-  _globals['_LISTREQUEST']._serialized_start=450
-  _globals['_LISTREQUEST']._serialized_end=568
-  _globals['_UPSERTREQUEST']._serialized_start=571
-  _globals['_UPSERTREQUEST']._serialized_end=767
-  _globals['_PATCHREQUEST']._serialized_start=770
-  _globals['_PATCHREQUEST']._serialized_end=966
-  _globals['_REMOVEREQUEST']._serialized_start=968
-  _globals['_REMOVEREQUEST']._serialized_end=1021
-  _globals['_CHANGERESPONSE']._serialized_start=1023
-  _globals['_CHANGERESPONSE']._serialized_end=1128
-  _globals['_CHANGE']._serialized_start=1131
-  _globals['_CHANGE']._serialized_end=1288
-  _globals['_BATCHWRITEREQUEST']._serialized_start=1290
-  _globals['_BATCHWRITEREQUEST']._serialized_end=1348
-  _globals['_BATCHWRITERESPONSE']._serialized_start=1350
-  _globals['_BATCHWRITERESPONSE']._serialized_end=1415
-  _globals['_CHANGERESULT']._serialized_start=1417
-  _globals['_CHANGERESULT']._serialized_end=1536
-  _globals['_REMOVEWHEREREQUEST']._serialized_start=1538
-  _globals['_REMOVEWHEREREQUEST']._serialized_end=1631
-  _globals['_REMOVEWHERERESPONSE']._serialized_start=1633
-  _globals['_REMOVEWHERERESPONSE']._serialized_end=1688
-  _globals['_ENQUEUEREQUEST']._serialized_start=1690
-  _globals['_ENQUEUEREQUEST']._serialized_end=1745
-  _globals['_ENQUEUERESPONSE']._serialized_start=1747
-  _globals['_ENQUEUERESPONSE']._serialized_end=1810
-  _globals['_ENQUEUERESULT']._serialized_start=1812
-  _globals['_ENQUEUERESULT']._serialized_end=1932
-  _globals['_ACCEPTEDCHANGE']._serialized_start=1934
-  _globals['_ACCEPTEDCHANGE']._serialized_end=2001
-  _globals['_WAITREQUEST']._serialized_start=2003
-  _globals['_WAITREQUEST']._serialized_end=2052
-  _globals['_WAITRESPONSE']._serialized_start=2054
-  _globals['_WAITRESPONSE']._serialized_end=2115
-  _globals['_ENQUEUEDCHANGE']._serialized_start=2117
-  _globals['_ENQUEUEDCHANGE']._serialized_end=2190
-  _globals['_CATALOG']._serialized_start=2311
-  _globals['_CATALOG']._serialized_end=3160
+  _globals['_COUNTRESPONSE']._serialized_end=494
+  _globals['_LISTREQUEST']._serialized_start=496
+  _globals['_LISTREQUEST']._serialized_end=614
+  _globals['_UPSERTREQUEST']._serialized_start=617
+  _globals['_UPSERTREQUEST']._serialized_end=813
+  _globals['_PATCHREQUEST']._serialized_start=816
+  _globals['_PATCHREQUEST']._serialized_end=1012
+  _globals['_REMOVEREQUEST']._serialized_start=1014
+  _globals['_REMOVEREQUEST']._serialized_end=1067
+  _globals['_CHANGERESPONSE']._serialized_start=1069
+  _globals['_CHANGERESPONSE']._serialized_end=1174
+  _globals['_CHANGE']._serialized_start=1177
+  _globals['_CHANGE']._serialized_end=1334
+  _globals['_BATCHWRITEREQUEST']._serialized_start=1336
+  _globals['_BATCHWRITEREQUEST']._serialized_end=1394
+  _globals['_BATCHWRITERESPONSE']._serialized_start=1396
+  _globals['_BATCHWRITERESPONSE']._serialized_end=1461
+  _globals['_CHANGERESULT']._serialized_start=1463
+  _globals['_CHANGERESULT']._serialized_end=1582
+  _globals['_REMOVEWHEREREQUEST']._serialized_start=1584
+  _globals['_REMOVEWHEREREQUEST']._serialized_end=1677
+  _globals['_REMOVEWHERERESPONSE']._serialized_start=1679
+  _globals['_REMOVEWHERERESPONSE']._serialized_end=1734
+  _globals['_ENQUEUEREQUEST']._serialized_start=1736
+  _globals['_ENQUEUEREQUEST']._serialized_end=1791
+  _globals['_ENQUEUERESPONSE']._serialized_start=1793
+  _globals['_ENQUEUERESPONSE']._serialized_end=1856
+  _globals['_ENQUEUERESULT']._serialized_start=1858
+  _globals['_ENQUEUERESULT']._serialized_end=1978
+  _globals['_ACCEPTEDCHANGE']._serialized_start=1980
+  _globals['_ACCEPTEDCHANGE']._serialized_end=2047
+  _globals['_WAITREQUEST']._serialized_start=2049
+  _globals['_WAITREQUEST']._serialized_end=2098
+  _globals['_WAITRESPONSE']._serialized_start=2100
+  _globals['_WAITRESPONSE']._serialized_end=2161
+  _globals['_ENQUEUEDCHANGE']._serialized_start=2163
+  _globals['_ENQUEUEDCHANGE']._serialized_end=2236
+  _globals['_CATALOG']._serialized_start=2357
+  _globals['_CATALOG']._serialized_end=3206
 # @@protoc_insertion_point(module_scope)

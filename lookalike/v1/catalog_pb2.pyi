@@ -169,17 +169,23 @@ class CountResponse(_message.Message):
 
     COUNT_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    ENCODERS_FIELD_NUMBER: _builtins.int
     count: _builtins.int
     version: _builtins.str
+    @_builtins.property
+    def encoders(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.SpaceEncoder]:
+        """Of the version's spaces: a change's vectors must be theirs."""
+
     def __init__(
         self,
         *,
         count: _builtins.int = ...,
         version: _builtins.str = ...,
+        encoders: _abc.Iterable[_types_pb2.SpaceEncoder] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "encoders", b"encoders", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

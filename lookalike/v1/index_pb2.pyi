@@ -787,7 +787,7 @@ class ListChangesRequest(_message.Message):
     known_sequence: _builtins.int
     """Changes up to this number may be left out; 0: none."""
     @_builtins.property
-    def encoders(self) -> _containers.RepeatedCompositeFieldContainer[Global___SpaceEncoder]:
+    def encoders(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.SpaceEncoder]:
         """Of the version that takes them: vectors of others are left out."""
 
     def __init__(
@@ -795,7 +795,7 @@ class ListChangesRequest(_message.Message):
         *,
         version: _builtins.str = ...,
         known_sequence: _builtins.int = ...,
-        encoders: _abc.Iterable[Global___SpaceEncoder] | None = ...,
+        encoders: _abc.Iterable[_types_pb2.SpaceEncoder] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -804,28 +804,6 @@ class ListChangesRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListChangesRequest: _TypeAlias = ListChangesRequest  # noqa: Y015
-
-@_typing.final
-class SpaceEncoder(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    SPACE_FIELD_NUMBER: _builtins.int
-    ENCODER_FIELD_NUMBER: _builtins.int
-    space: _types_pb2.Space.ValueType
-    encoder: _builtins.str
-    def __init__(
-        self,
-        *,
-        space: _types_pb2.Space.ValueType = ...,
-        encoder: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoder", b"encoder", "space", b"space"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___SpaceEncoder: _TypeAlias = SpaceEncoder  # noqa: Y015
 
 @_typing.final
 class ListChangesPage(_message.Message):

@@ -53,9 +53,33 @@ SPACE_PRODUCT: Space.ValueType  # 3
 Global___Space: _TypeAlias = Space  # noqa: Y015
 
 @_typing.final
-class SpaceWeight(_message.Message):
-    """The weight of a space in late fusion."""
+class SpaceEncoder(_message.Message):
+    """The weight of a space in late fusion.
+    The encoder that the vectors of a space are of, by its fingerprint.
+    """
 
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPACE_FIELD_NUMBER: _builtins.int
+    ENCODER_FIELD_NUMBER: _builtins.int
+    space: Global___Space.ValueType
+    encoder: _builtins.str
+    def __init__(
+        self,
+        *,
+        space: Global___Space.ValueType = ...,
+        encoder: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoder", b"encoder", "space", b"space"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SpaceEncoder: _TypeAlias = SpaceEncoder  # noqa: Y015
+
+@_typing.final
+class SpaceWeight(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SPACE_FIELD_NUMBER: _builtins.int

@@ -21,6 +21,7 @@ from lookalike.runtime.settings import load
 from lookalike.stream.product_stream import ProductStream
 from lookalike.stream.redis_stream import open_redis_stream
 from lookalike.stream.settings import StreamSettings
+from lookalike.v1.types_pb2 import SPACE_IMAGE
 from pipeline.features.store import FeatureStore
 from pipeline.fetching.fetcher import PhotoFetcher
 from pipeline.gateway import Gateway
@@ -76,7 +77,7 @@ async def _work(settings: WorkerSettings, started: asyncio.Event, stopping: asyn
         parts.push_async_callback(stream.close)
         gateway = Gateway(settings.gateway)
         parts.push_async_callback(gateway.close)
-        photos = await parts.enter_async_context(_photo_vectors(settings)) if settings.model_server else None
+        photos = await parts.enter_async_context(_photo_vectors(settings, gateway)) if settings.model_server else None
         worker = Worker(
             stream.consumer(settings.group, settings.worker_name()),
             EventHandler(ChangeWriter(gateway.batch_write), photos),
@@ -103,7 +104,7 @@ async def _open_stream(settings: StreamSettings) -> ProductStream:
 
 
 @asynccontextmanager
-async def _photo_vectors(settings: WorkerSettings) -> AsyncIterator[PhotoVectors]:
+async def _photo_vectors(settings: WorkerSettings, gateway: Gateway) -> AsyncIterator[PhotoVectors]:
     store = FeatureStore(settings.features, notice=log.warning)
     known = await asyncio.to_thread(StoredPhotosKnown, store)
     fetcher = PhotoFetcher(settings.fetch_settings())
@@ -113,11 +114,17 @@ async def _photo_vectors(settings: WorkerSettings) -> AsyncIterator[PhotoVectors
         Image.new("RGB", (1, 1)).save(photo, "PNG")
 
         async def ask_encoder() -> str:
-            probe: EncodedVector = await encoders.encode_image("image", photo.getvalue(), Deadline.after(_PROBE_S))
+            """That of the version which the gateway serves, though the model server may have a newer one already."""
+            served = await gateway.encoder(SPACE_IMAGE)
+            await encoders.poll("")
+            probe: EncodedVector = await encoders.encode_image(
+                "image", photo.getvalue(), Deadline.after(_PROBE_S), served
+            )
             await asyncio.to_thread(known.use, probe.encoder, len(probe.vector))
             return probe.encoder
 
         async with (
+            _repeating(_REFRESH_S, lambda: encoders.poll("")),
             _repeating(_FLUSH_S, lambda: asyncio.to_thread(known.flush)),
             _repeating(_REFRESH_S, lambda: asyncio.to_thread(known.refresh)),
         ):

@@ -51,13 +51,13 @@ class PhotoVectors:
     """An `EncodePhoto`; for use on one event loop.
 
     encode:  as `Encoders.encode_image`.
-    encoder: the fingerprint of the image encoder, by asking it. Raises ServiceError.
+    encoder: the fingerprint of the encoder that photos are to be encoded by, by asking. Raises ServiceError.
     """
 
     def __init__(
         self,
         fetch: FetchFrom,
-        encode: Callable[[str, bytes, Deadline], Awaitable[EncodedVector]],
+        encode: Callable[[str, bytes, Deadline, str], Awaitable[EncodedVector]],
         encoder: Callable[[], Awaitable[str]],
         known: KnownPhotos,
     ) -> None:
@@ -94,7 +94,7 @@ class PhotoVectors:
         digest = blake2b(photo.data, digest_size=16).hexdigest()
         vector = await asyncio.to_thread(self._known.vector, encoder, digest)
         if vector is None:
-            encoded = await self._encoded(photo.data)
+            encoded = await self._encoded(photo.data, encoder)
             encoder, vector = encoded.encoder, encoded.vector
             self._encoder = encoder
             await asyncio.to_thread(self._known.add_vector, encoder, digest, vector)
@@ -104,9 +104,9 @@ class PhotoVectors:
         await asyncio.to_thread(self._known.note_fetched, source, digest, photo.validators)
         return EncodedVector(np.asarray(vector, np.float32), encoder)
 
-    async def _encoded(self, data: bytes) -> EncodedVector:
+    async def _encoded(self, data: bytes, encoder: str) -> EncodedVector:
         try:
-            return await self._encode("image", data, Deadline.after(_TIMEOUT_S))
+            return await self._encode("image", data, Deadline.after(_TIMEOUT_S), encoder)
         except InvalidRequest as error:
             metrics.PHOTOS.labels(outcome="unusable").inc()
             raise PhotoUnusable(f"broken photo: {error.reason}") from error

@@ -44,11 +44,13 @@ class Model:
     def __init__(self) -> None:
         self.name = "net-1"
         self.encoded: list[bytes] = []
+        self.asked_for: list[str] = []
         self.error: Exception | None = None
 
-    async def encode(self, field: str, data: bytes, deadline: Deadline) -> EncodedVector:
+    async def encode(self, field: str, data: bytes, deadline: Deadline, fingerprint: str) -> EncodedVector:
         if self.error is not None:
             raise self.error
+        self.asked_for.append(fingerprint)
         self.encoded.append(data)
         return EncodedVector(np.array([len(data), 1], np.float32), self.name)
 
@@ -98,6 +100,15 @@ def known() -> Known:
 @pytest.fixture
 def make(shop: Shop, model: Model, known: Known) -> Callable[[], PhotoVectors]:
     return lambda: PhotoVectors(shop.fetch, model.encode, model.encoder, known)
+
+
+async def test_photos_are_encoded_by_the_encoder_that_is_served(model: Model, make: Callable[[], PhotoVectors]) -> None:
+    photos = make()
+    await photos("http://shop/a.jpg", "")
+    model.name = "net-2"  # As another release begins to serve: a change by the old encoder is refused.
+    photos.forget_encoder()
+    await photos("http://shop/c.jpg", "")
+    assert model.asked_for == ["net-1", "net-2"]
 
 
 async def test_an_unchanged_photo_is_neither_fetched_nor_encoded_again_not_even_by_the_next_worker(
