@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 DESCRIPTION = """A gateway and all shards of an index in one process: on one machine, searches cross no second network.
 
 It takes the settings of a gateway and those of a shard. Each shard follows CURRENT as a shard process does; a
-version with another number of shards than the one that served at the start is refused.
+version may have another number of shards, up to --max-shards.
 
   lookalike serve node --location index --port 50051 --metrics-port 9090
   lookalike serve node --location index --live-dir changes --text-encoder 127.0.0.1:7100"""
@@ -55,7 +55,8 @@ async def open_node(settings: NodeSettings) -> AsyncIterator[tuple[Gateway, list
     """The parts of a node, which shares nothing with another: no version is loaded, and nothing is served yet."""
     location = open_index_location(settings)
     manifest = location.read_manifest(settings.version or location.current())
-    with open_shards(settings, range(manifest.shards), of=manifest.shards) as shards:
+    count = max(manifest.shards, settings.max_shards)  # Those that a version does not have are idle.
+    with open_shards(settings, range(count), max_shards=count) as shards:
         transports = [LocalShard(number, shard.service) for number, shard in enumerate(shards)]
         gateway = build_gateway(settings, transports)
         try:

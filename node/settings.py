@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from index.serving.settings import IndexSettings
+from lookalike.runtime.settings import setting
 from server.settings import ServiceSettings
 
 
@@ -14,3 +15,10 @@ class NodeSettings(ServiceSettings, IndexSettings):
     """A process that serves an index: all its shards, and the services that a gateway has."""
 
     PREFIX: ClassVar[str] = "LOOKALIKE_NODE_"
+
+    max_shards: int = setting(
+        8,
+        "how many shards a later version may have; one with more, and than the first, is refused",
+        at_least=1,
+        at_most=256,
+    )

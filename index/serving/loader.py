@@ -25,7 +25,7 @@ class Loader:
     location: Location
     shard: int
     pin_files: PinFiles
-    shards: int | None = None  # How many a version must have; None: any number.
+    max_shards: int | None = None  # Of a version; None: any number.
     # Fingerprint of the encoder that each space must have; a space that is not named may have any.
     expected_encoders: Mapping[str, str] = field(default_factory=dict)
     placement: DevicePlacement | None = None  # Where ANN indexes are placed; None: they stay in memory.
@@ -33,12 +33,12 @@ class Loader:
     def __call__(self, name: str) -> ShardHandle:
         """Raises OperatorError; BadArtifact where the version itself is at fault, NoPart where it has no such shard."""
         manifest = self.location.read_manifest(name)
-        if self.shards is None and self.shard >= manifest.shards:
-            raise NoPart(f"it has {manifest.shards} shards, this is shard {self.shard}")
-        if self.shards not in (None, manifest.shards):
+        if self.max_shards is not None and manifest.shards > self.max_shards:
             raise BadArtifact(
-                f"{self.location}: it has {manifest.shards} shards, this process serves {self.shards}: restart it"
+                f"{self.location}: it has {manifest.shards} shards, this process serves at most {self.max_shards}"
             )
+        if self.shard >= manifest.shards:
+            raise NoPart(f"it has {manifest.shards} shards, this is shard {self.shard}")
         for space in manifest.spaces:
             if space.encoder != (expected := self.expected_encoders.get(space.name, space.encoder)):
                 raise BadArtifact(

@@ -72,11 +72,11 @@ class RunningShard:
 
 @contextmanager
 def open_shards(
-    settings: IndexSettings, numbers: Sequence[int], *, of: int | None = None
+    settings: IndexSettings, numbers: Sequence[int], *, max_shards: int | None = None
 ) -> Iterator[list[RunningShard]]:
     """These shards of an index, which share the search threads and the GPU; for one event loop.
 
-    of: how many shards a version must have, or is refused; None: any number.
+    max_shards: of a version; one with more is refused. None: any number.
     """
     # BLAS would run numpy's matrix products on threads of its own, beside as many searches as there are cores, and
     # without the low priority of the threads that load and compact.
@@ -100,7 +100,7 @@ def open_shards(
             loader = Loader(
                 location=location,
                 shard=number,
-                shards=of,
+                max_shards=max_shards,
                 pin_files=pin_files,
                 expected_encoders=parse_expected_encoders(settings.expect),
                 placement=None if device is None else device.place,

@@ -26,7 +26,7 @@ examples:
   lookalike serve local index --live-dir changes      (accepts `lookalike catalog upsert` and `remove`)
 
 Queries are product ids and vectors. Photos and texts need encoders: see `lookalike demo`. When CURRENT names another
-version with as many shards, that version is served within seconds, and no call fails.
+version, that one is served within seconds, and no call fails.
 """
 READY_TIMEOUT_S = 600.0  # A node reads all its files once, for their checksums: enough for 60 GB at 100 MB/s.
 

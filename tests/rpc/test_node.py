@@ -32,6 +32,7 @@ from node import app
 from node.settings import NodeSettings
 from server.app import Gateway
 from tests.contract.test_shards import REQUESTS, location, real_shards, without_version_and_timings
+from tests.rpc import test_handover
 from tests.rpc.gateways import (
     ScriptedModelServer,
     ScriptedProductEncoder,
@@ -159,13 +160,26 @@ async def test_versions_change_under_load_without_a_failed_partial_or_mixed_resp
     assert all(len(titles) == 1 for _, titles in callers.lists)
 
 
-@pytest.mark.parametrize("shards", [1, 3])
-async def test_a_version_with_another_number_of_shards_is_refused_by_name_and_the_old_one_serves_on(
-    tmp_path: Path, shards: int, caplog: pytest.LogCaptureFixture
+async def test_changes_follow_their_products_to_a_version_of_another_number_of_shards_of_a_node(tmp_path: Path) -> None:
+    two, three = (test_handover.build_version(tmp_path / "index", seed, shards) for seed, shards in enumerate((2, 3)))
+    version.make_current(tmp_path / "index", two)
+    async with a_node(tmp_path / "index", live_dir=tmp_path / "live") as node, aio_channel(node.address) as channel:
+        shop = test_handover.Shop(channel)
+        working = [asyncio.create_task(work()) for work in (shop.change, shop.search)]
+        for name in (three, two):
+            await test_handover.move(shop, tmp_path, name, *working)
+        shop.closes = True
+        await asyncio.gather(*working)
+        assert await shop.contradictions() == []
+        assert shop.coverage == {1.0}
+
+
+async def test_a_version_with_more_shards_than_a_node_has_is_refused_by_name_and_the_old_one_serves_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     old = build_version(tmp_path, "old")
     spaces: dict[int, SpaceVectors] = {IMAGE: vectors_of(clustered(COUNT, DIM))}
-    async with a_node(tmp_path) as node:
+    async with a_node(tmp_path, max_shards=3) as node:
 
         async def all_refuse() -> bool:
             refusals = [shard.refusal for shard in await node.describe()]
@@ -175,9 +189,9 @@ async def test_a_version_with_another_number_of_shards_is_refused_by_name_and_th
             refusals = [shard.refusal for shard in await node.describe()]
             return not any(refusals)
 
-        new = await asyncio.to_thread(build, tmp_path, catalogue(COUNT), spaces, shards=shards)
+        new = await asyncio.to_thread(build, tmp_path, catalogue(COUNT), spaces, shards=4)
         await eventually(all_refuse)
-        reason = f"version {new}: {tmp_path}: it has {shards} shards, this process serves 2: restart it"
+        reason = f"version {new}: {tmp_path}: it has 4 shards, this process serves at most 3"
         assert [shard.refusal for shard in await node.describe()] == [reason] * 2
         assert await node.versions() == [[old]] * 2
         request = SearchRequest(examples=[Example(product_id="p7")], space=SPACE_IMAGE)
