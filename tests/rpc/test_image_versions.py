@@ -16,7 +16,7 @@ from lookalike.v1.types_pb2 import SPACE_IMAGE
 from tests.rpc.model_servers import ArithmeticModel, run_model_server, until, write_version
 from tests.rpc.test_image_encoder_rpc import a_photo
 
-SOON = Deadline.after(30)
+SECONDS = 30.0
 
 
 def load(path: Path) -> ArithmeticModel:
@@ -47,7 +47,7 @@ async def test_a_photo_is_encoded_by_the_version_that_has_the_encoder_which_is_m
         assert (replica.name, replica.spaces) == (f"image encoder {address}", (SPACE_IMAGE,))
         assert served(encoders) == {"shopnet-1", "shopnet-2", "shopnet-3"}
         for fingerprint, dim in (("shopnet-1", 8), ("shopnet-2", 16), ("shopnet-1", 8), ("shopnet-3", 24)):
-            encoded = await encoders.encode_image("image", a_photo(), SOON, fingerprint)
+            encoded = await encoders.encode_image("image", a_photo(), Deadline.after(SECONDS), fingerprint)
             assert (encoded.encoder, len(encoded.vector)) == (fingerprint, dim)
 
 
@@ -58,7 +58,9 @@ async def test_where_no_version_is_known_to_have_the_encoder_the_latest_answers_
     write_version(tmp_path, 1, 2)
     async with run_model_server(tmp_path, load, policy=All()) as address, encoders_of(address) as encoders:
         await encoders.poll("")
-        assert (await encoders.encode_image("image", a_photo(), SOON, fingerprint)).encoder == "shopnet-2"
+        assert (
+            await encoders.encode_image("image", a_photo(), Deadline.after(SECONDS), fingerprint)
+        ).encoder == "shopnet-2"
 
 
 @pytest.mark.parametrize("pin", [{"model_version": 1}, {"model_label": "stable"}])
@@ -72,7 +74,9 @@ async def test_a_pinned_version_encodes_every_photo_and_is_the_only_one_that_is_
     ):
         await encoders.poll("")
         assert served(encoders) == {"shopnet-1"}
-        assert (await encoders.encode_image("image", a_photo(), SOON, "shopnet-2")).encoder == "shopnet-1"
+        assert (
+            await encoders.encode_image("image", a_photo(), Deadline.after(SECONDS), "shopnet-2")
+        ).encoder == "shopnet-1"
 
 
 async def test_a_version_that_comes_or_goes_is_noticed_and_asked_once(tmp_path: Path) -> None:
@@ -106,7 +110,9 @@ async def test_a_server_with_another_model_under_a_known_number_is_asked_again(t
         await encoders.poll("")
         assert served(encoders) == {"shopnet-1"}
         # The answer names who made it, which callers compare with what they meant.
-        assert (await encoders.encode_image("image", a_photo(), SOON, "shopnet-1")).encoder == "shopnet-1-again"
+        assert (
+            await encoders.encode_image("image", a_photo(), Deadline.after(SECONDS), "shopnet-1")
+        ).encoder == "shopnet-1-again"
         await encoders.poll("")
         assert served(encoders) == {"shopnet-1-again"}
 
