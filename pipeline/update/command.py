@@ -28,6 +28,7 @@ from lookalike.runtime.engine_options import RAY, add_engine_options, open_engin
 from pipeline import catalogue_options, image_encoding
 from pipeline.catalogue_report import parse_max_rejected
 from pipeline.gate import verify_release
+from pipeline.gate.limits import parse_limits
 from pipeline.gateway import Gateway
 from pipeline.image_encoding import PhotoEncoder
 from pipeline.local_model_server import model_server
@@ -54,10 +55,10 @@ def main(
     argv: Sequence[str],
     environ: Mapping[str, str],
     *,
-    verify: Verify | None = verify_release,
+    verify: Verify | None = None,
     open_watch: OpenWatch = GatewayWatch,
 ) -> int:
-    """verify: the gate; None: there is none. open_watch: what looks at a release after it began to serve."""
+    """verify: the gate; None: `verify_release` within the limits that are given. open_watch: what looks at a release after it began to serve."""
     args = _parser().parse_args(argv)
     _check(args)
     location = open_location(args.location)
@@ -78,7 +79,7 @@ def main(
         release = ReleaseOptions(
             location=location,
             step=args.step,
-            verify=verify,
+            verify=verify or partial(verify_release, limits=parse_limits(args.limit)),
             golden=args.golden,
             accept=frozenset(args.accept),
             watch=_open_watch(args, open_watch),
@@ -360,6 +361,13 @@ def _add_release_options(parser: argparse.ArgumentParser) -> None:
         help=f"run the steps up to this one that are not done yet: {', '.join(STEPS)}; plan is --dry-run",
     )
     add("--golden", type=Path, metavar="FILE", help="queries with what they must find, for the gate")
+    add(
+        "--limit",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a limit of the gate in place of its default, as max_drift_retrained=0.4 (docs/releases.md); repeatable",
+    )
     add(
         "--accept",
         action="append",

@@ -17,6 +17,7 @@ from lookalike.releases import version
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT
 from lookalike.vectors import normalised
 from pipeline.gate import CHECKS, Check, GateLimits, GateReport, verify_release
+from pipeline.gate.limits import parse_limits
 from tests.unit.pipeline.gate.releases import COUNT, Shop, with_points
 
 verify = partial(verify_release, limits=GateLimits(sample=300))
@@ -237,6 +238,13 @@ def test_the_same_release_has_the_same_report(shop: Shop, live: str, next_night:
 def test_limits_are_checked() -> None:
     with pytest.raises(BadSettings, match=r"max_drift -1: must not be negative"):
         GateLimits(max_drift=-1)
+
+
+def test_limits_are_given_by_name() -> None:
+    assert parse_limits(["max_drift=0.5", "sample=200"]) == GateLimits(max_drift=0.5, sample=200)
+    for pair, reason in (("max_drifts=1", "no such limit; it has max_lost_products"), ("sample=0.5", "not a number")):
+        with pytest.raises(BadSettings, match=reason):
+            parse_limits([pair])
     with pytest.raises(BadSettings, match=r"sample: must be at least 1"):
         GateLimits(sample=0)
 
