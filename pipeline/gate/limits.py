@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from lookalike.errors import BadSettings
 
@@ -62,8 +63,8 @@ DEFAULT_LIMITS = GateLimits()
 
 def parse_limits(pairs: Sequence[str]) -> GateLimits:
     """The default limits with those that are named, as "max_drift=0.2". Raises BadSettings."""
-    given: dict[str, float] = {}
-    types = {each.name: type(each.default) for each in fields(GateLimits)}
+    given: dict[str, Any] = {}
+    types = {each.name: int if isinstance(each.default, int) else float for each in fields(GateLimits)}
     for pair in pairs:
         name, _, value = pair.partition("=")
         if name not in types:

@@ -58,7 +58,10 @@ def main(
     verify: Verify | None = None,
     open_watch: OpenWatch = GatewayWatch,
 ) -> int:
-    """verify: the gate; None: `verify_release` within the limits that are given. open_watch: what looks at a release after it began to serve."""
+    """verify: the gate; None: `verify_release`, by the limits that are given.
+
+    open_watch: what looks at a release after it began to serve.
+    """
     args = _parser().parse_args(argv)
     _check(args)
     location = open_location(args.location)
