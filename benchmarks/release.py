@@ -274,40 +274,50 @@ class Callers(threading.Thread):
         return self._shop.photos[number % len(self._shop.photos)]
 
 
-class Killer(threading.Thread):
-    """Kills a shard, a text encoder or the update every so often, and starts it again."""
+class Killer:
+    """Kills a shard, a text encoder or the update every so often, and starts it again; call `step` often."""
 
     def __init__(self, system: System, callers: Callers, processes: Supervisor, every_s: float, seed: int) -> None:
-        super().__init__(daemon=True)
-        self.lock = threading.Lock()  # Hold it while no process may be killed.
         self.update: subprocess.Popen[str] | None = None  # The one that runs.
         self.kills = Counter[str]()
-        self._system, self._callers, self.processes = system, callers, processes
-        self._every_s = every_s
+        self._system, self._callers, self._processes = system, callers, processes
+        self._every_s = every_s  # 0: nothing is killed.
         self._random = random.Random(seed)  # repeatable
-        self._stopping = threading.Event()
+        self._due_s = self._next_s()
+        self._back_at_s = 0.0  # When gateways have polled what was started again.
 
-    def stop(self) -> None:
-        self._stopping.set()
-        self.join()
-
-    def run(self) -> None:
-        names = [name for name in self._system.commands if name != "gateway"]
-        while not self._stopping.wait(self._random.uniform(0.5, 1.5) * self._every_s):
-            with self.lock:
-                name = self._random.choice([*names, "update", "update"])
-                if name == "update":
-                    if self.update is not None and self.update.poll() is None:
-                        self.update.kill()
-                        self.kills[name] += 1
-                    continue
-                self.kills[name] += 1
-                self._callers.down = name
-                self.processes.kill(name)
-                self._system.start_one(name)
-                self.processes.wait_ready(timeout_s=WAIT_S)
-                time.sleep(5)  # Until gateways have polled it.
+    def step(self) -> None:
+        """Kill what is due, or see whether what was killed is back."""
+        now_s = time.monotonic()
+        if down := self._callers.down:
+            if not self._system.is_ready(down):
+                self._back_at_s = now_s + 5
+            elif now_s > self._back_at_s:
                 self._callers.down = ""
+            return
+        if not self._every_s or now_s < self._due_s:
+            return
+        self._due_s = self._next_s()
+        name = self._random.choice([*(each for each in self._system.commands if each != "gateway"), "update", "update"])
+        if name != "update":
+            self._callers.down = name
+            self._processes.kill(name)
+            self._system.start_one(name)
+            self._back_at_s = now_s + 5
+        elif self.update is None or self.update.poll() is not None:
+            return
+        else:
+            self.update.kill()
+        self.kills[name] += 1
+
+    def recover(self) -> None:
+        """Return when nothing is down."""
+        every_s, self._every_s = self._every_s, 0
+        wait_until(lambda: not self._callers.down, f"{self._callers.down} is not back", self.step)
+        self._every_s = every_s
+
+    def _next_s(self) -> float:
+        return time.monotonic() + self._random.uniform(0.5, 1.5) * self._every_s
 
 
 class System:
@@ -332,7 +342,10 @@ class System:
         self._processes.wait_ready(timeout_s=WAIT_S)
 
     def start_one(self, name: str) -> None:
-        self._processes.start(name, self.commands[name], ready=lambda: is_serving(f"127.0.0.1:{self._ports[name]}"))
+        self._processes.start(name, self.commands[name], ready=lambda: self.is_ready(name))
+
+    def is_ready(self, name: str) -> bool:
+        return is_serving(f"127.0.0.1:{self._ports[name]}")
 
     def export_model(self, weights: str) -> None:
         small = ["--alpha", "0.25", "--input-px", "64"] if weights == "untrained" else []
@@ -390,12 +403,18 @@ def served_version(address: str) -> str:
         return client.search(product_id=product.id, limit=1).provenance.version
 
 
-def wait_until(condition: Callable[[], bool], what: str) -> None:
+def wait_until(condition: Callable[[], bool], what: str, meanwhile: Callable[[], None] = lambda: None) -> None:
     give_up_s = time.monotonic() + WAIT_S
     while not condition():
+        meanwhile()
         if time.monotonic() > give_up_s:
             raise TimeoutError(what)
         time.sleep(0.2)
+
+
+def rest(seconds: float, meanwhile: Callable[[], None]) -> None:
+    until_s = time.monotonic() + seconds
+    wait_until(lambda: time.monotonic() > until_s, "time stands still", meanwhile)
 
 
 @contextmanager
@@ -407,20 +426,22 @@ def phase(callers: Callers, name: str) -> Iterator[None]:
         callers.phase = before
 
 
-def run_update(system: System, callers: Callers, update: subprocess.Popen[str], before: str) -> int:
+def run_update(system: System, callers: Callers, killer: Killer, update: subprocess.Popen[str], before: str) -> int:
     """Wait for an update; its calls are of the phase `update` until CURRENT changes, then of `change`."""
     with phase(callers, "update"):
         while update.poll() is None:
+            killer.step()
             if callers.phase == "update" and version.read_current(system.index) != before:
                 callers.phase = "change"
             time.sleep(0.1)
         if version.read_current(system.index) != before:
             callers.phase = "change"
-            settle(system, callers)
+            killer.recover()
+            settle(system)
     return update.returncode
 
 
-def settle(system: System, callers: Callers) -> None:
+def settle(system: System) -> None:
     """Wait until the gateway has moved to CURRENT and the old version's leases have passed."""
     current = version.read_current(system.index)
     wait_until(lambda: served_version(system.gateway) == current, f"version {current} is not served")
@@ -477,7 +498,7 @@ def nights(system: System, shop: Shop, callers: Callers, killer: Killer, note: C
         catalogue, status = shop.next_night(halved=halved), -signal.SIGKILL
         while status == -signal.SIGKILL:  # Killed: the next one goes on.
             killer.update = system.update(catalogue, "--shards", str(shards))
-            status = run_update(system, callers, killer.update, history[-1])
+            status = run_update(system, callers, killer, killer.update, history[-1])
         current = version.read_current(system.index)
         note(f"night {night}: exit status {status}, CURRENT {current}, before {history[-1]}")
         if status != (REFUSED if halved else 0) or (current == history[-1]) is not halved:
@@ -485,15 +506,14 @@ def nights(system: System, shop: Shop, callers: Callers, killer: Killer, note: C
         if not halved:
             history.append(current)
         if night == 3:  # Back to the release before.
-            with phase(callers, "change"), killer.lock:
+            killer.recover()
+            with phase(callers, "change"):
                 system.use(history[-2])
                 history.append(history[-2])
-                settle(system, callers)
+                settle(system)
             note(f"night {night}: taken back to {history[-1]}")
         callers.phase = "steady"
-        time.sleep(20)
-        with killer.lock:
-            killer.processes.check()
+        rest(20, killer.step)
 
 
 def run(options: argparse.Namespace, folder: Path) -> int:
@@ -518,11 +538,8 @@ def run(options: argparse.Namespace, folder: Path) -> int:
         callers.phase = "steady"
         time.sleep(30)
         killer = Killer(system, callers, processes, options.kill_every, options.seed)
-        if options.kill_every:
-            killer.start()
         nights(system, shop, callers, killer, note)
-        if options.kill_every:
-            killer.stop()
+        killer.recover()
         while sum(callers.tally.calls.values()) < options.calls:
             time.sleep(1)
         callers.stop()

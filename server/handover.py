@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from time import monotonic
 
 from lookalike.errors import FailedPrecondition, LookalikeError, Overloaded, Unavailable
@@ -67,18 +67,6 @@ def pending_handover(responses: Sequence[index_pb2.DescribeResponse | None]) -> 
     return None
 
 
-@dataclass(slots=True)
-class _Loss:
-    """What one shard of the new version could not take, whole or in part."""
-
-    changes: int = 0
-    reasons: set[str] = field(default_factory=set)
-
-    def add(self, reason: str) -> None:
-        self.changes += 1
-        self.reasons.add(reason)
-
-
 async def hand_over(shards: Sequence[ShardTransport], pending: PendingHandover) -> int:
     """Hand over all changes; returns how many were applied. shards: all that are configured, by ordinal.
 
@@ -88,7 +76,7 @@ async def hand_over(shards: Sequence[ShardTransport], pending: PendingHandover) 
     if pending.of_shards > len(shards):
         raise Unavailable(f"version {pending.of} has {pending.of_shards} shards, {len(shards)} are configured")
     sources, applied = shards[: pending.of_shards], 0
-    losses = [_Loss() for _ in range(pending.shards)]
+    losses = set[str]()  # Why changes of products that nobody knows are lost.
     known = [0] * len(sources)
     for _ in range(_ROUNDS):
         copies = [_copy(source, shards, pending, since, losses) for source, since in zip(sources, known, strict=True)]
@@ -104,7 +92,7 @@ async def hand_over(shards: Sequence[ShardTransport], pending: PendingHandover) 
     if monotonic() - sealed_s > _SEAL_S / 2:
         raise Unavailable(f"what changed during the handover took {monotonic() - sealed_s:.1f} s: it is done again")
     everyone = range(max(pending.shards, pending.of_shards))
-    await asyncio.gather(*(_finish(shards[each], pending, losses, each) for each in everyone))
+    await asyncio.gather(*(_finish(shards[each], pending, losses) for each in everyone))
     return applied
 
 
@@ -113,7 +101,7 @@ async def _copy(
     shards: Sequence[ShardTransport],
     pending: PendingHandover,
     known_sequence: int,
-    losses: Sequence[_Loss],
+    losses: set[str],
 ) -> tuple[int, int]:
     """Apply the changes of a source after that number. Returns the number of the last one, and how many there were."""
     encoders = [SpaceEncoder(space=space, encoder=each) for space, each in pending.encoders.items()]
@@ -126,29 +114,24 @@ async def _copy(
             groups: dict[int, list[index_pb2.ListedChange]] = {}
             for change in page.changes:
                 groups.setdefault(shard_of(_product_id(change.update), pending.shards), []).append(change)
-            calls = [_apply(shards[owner], pending, group, losses[owner]) for owner, group in groups.items()]
+            calls = [_apply(shards[owner], pending, group) for owner, group in groups.items()]
             await asyncio.gather(*calls)
     except FailedPrecondition as error:  # It has none: they are damaged, or the disk is another one.
         log.critical("version %s lacks changes of version %s: %s", pending.version, pending.of, error)
-        for loss in losses:
-            loss.add(f"changes of version {pending.of} cannot be read")
+        losses.add(f"changes of version {pending.of} cannot be read")
     return sequence, count
 
 
-async def _apply(
-    shard: ShardTransport, pending: PendingHandover, changes: Sequence[index_pb2.ListedChange], loss: _Loss
-) -> None:
+async def _apply(shard: ShardTransport, pending: PendingHandover, changes: Sequence[index_pb2.ListedChange]) -> None:
     waiting, give_up_s = [*changes], monotonic() + _MAX_FULL_WAIT_S
     while True:
         request = index_pb2.ApplyRequest(
-            version=pending.version, updates=[each.update for each in waiting], handover=True
+            version=pending.version,
+            updates=[each.update for each in waiting],
+            handover=True,
+            reduced=[i for i, each in enumerate(waiting) if each.reduced],
         )
         results = (await shard.apply(request, _TIMEOUT_S)).results
-        for change, result in zip(waiting, results, strict=True):
-            if result.outcome in (UpdateResult.INVALID, UpdateResult.EXHAUSTED):
-                loss.add(result.error)
-            elif result.outcome == UpdateResult.APPLIED and change.reduced:
-                loss.add("vectors of another encoder were left out")
         waiting = [each for each, result in zip(waiting, results, strict=True) if result.outcome == UpdateResult.FULL]
         if not waiting:
             return
@@ -164,11 +147,8 @@ async def _seal(source: ShardTransport, version: str) -> None:
         log.warning("%s", error)
 
 
-async def _finish(shard: ShardTransport, pending: PendingHandover, losses: Sequence[_Loss], ordinal: int) -> None:
-    loss = losses[ordinal] if ordinal < len(losses) else _Loss()
-    request = index_pb2.FinishHandoverRequest(
-        version=pending.version, lost_changes=loss.changes, lost_reasons=sorted(loss.reasons)
-    )
+async def _finish(shard: ShardTransport, pending: PendingHandover, losses: Iterable[str]) -> None:
+    request = index_pb2.FinishHandoverRequest(version=pending.version, lost_reasons=sorted(losses))
     await shard.finish_handover(request, _TIMEOUT_S)
 
 

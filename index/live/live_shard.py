@@ -32,6 +32,7 @@ from index.live.updates import (
     Change,
     NoProduct,
     Tombstone,
+    brings_vectors,
     change_kind,
     changes_in_part,
     check_owner,
@@ -87,7 +88,8 @@ class LiveShard:
         self._frozen: Delta | None = None  # Being compacted.
         self._delta = Delta(self._manifest.spaces, limits.delta_rows)
         self.sequence = self._frozen_sequence = 0  # Updates applied since the version was built.
-        self.lost_changes, self.lost_reasons = 0, frozenset[str]()  # Of the version before; see `note_loss`.
+        self._lost: dict[bytes, str] = {}  # Why a change of another version could not be taken whole, by product.
+        self._other_losses: frozenset[str] = frozenset()
         self.compactions = 0
         self._lock = live_directory.lock(directory)
         try:
@@ -132,6 +134,8 @@ class LiveShard:
                 self._publish([each.change for each in newest.values()], refs)
                 self._recent.add(applied)
                 self.sequence = sequence
+                if self._lost:
+                    self._forget_losses(updates, outcomes)
             return outcomes
 
     @property
@@ -234,7 +238,7 @@ class LiveShard:
     def state(self) -> index_pb2.LiveState:
         """Current figures; not a snapshot."""
         deltas = [delta for delta in (self._frozen, self._delta) if delta is not None]
-        compacted, base = self._compacted, self._base
+        compacted, base, lost, others = self._compacted, self._base, dict(self._lost), self._other_losses
         return index_pb2.LiveState(
             delta_rows=sum(map(len, deltas)),
             segment_rows=len(compacted.segment) if compacted else 0,
@@ -242,14 +246,26 @@ class LiveShard:
             tombstones=sum(len(delta.tombstones) for delta in deltas) + (len(compacted.tombstones) if compacted else 0),
             compactions=self.compactions,
             log_bytes=self._log.size,
-            lost_changes=self.lost_changes,
-            lost_reasons=sorted(self.lost_reasons),
+            lost_changes=len(lost) + len(others),
+            lost_reasons=sorted({*lost.values(), *others}),
         )
 
-    def note_loss(self, changes: int, reasons: Iterable[str]) -> None:
-        """Keep in mind, until the process ends, how many changes of the version before could not be taken, and why."""
-        self.lost_changes = max(self.lost_changes, changes)  # The same are counted again as they are migrated again.
-        self.lost_reasons |= {*reasons}
+    def note_loss(self, by_product: Mapping[bytes, str]) -> None:
+        """Keep in mind of which products a change could not be taken whole, and why.
+
+        Until the product is changed with vectors of this version's encoders, or the process ends.
+        """
+        self._lost.update(by_product)
+
+    def _forget_losses(self, updates: Sequence[index_pb2.Update], outcomes: Sequence[UpdateResult]) -> None:
+        """Products that have vectors by these updates, or are gone, lack none any more."""
+        for update, outcome in zip(updates, outcomes, strict=True):
+            if outcome.outcome == UpdateResult.APPLIED and brings_vectors(update):
+                self._lost.pop(updated_id(update), None)
+
+    def note_losses(self, reasons: Iterable[str]) -> None:
+        """Keep in mind, until the process ends, that changes of products which nobody knows could not be taken."""
+        self._other_losses |= {*reasons}
 
     def _check(
         self, updates: Sequence[index_pb2.Update]

@@ -31,15 +31,15 @@ def migrate_changes(old: LiveShard, new: LiveShard) -> MigrationLoss:
     be missing; another call migrates them.
     """
     shared = shared_spaces(old, new)
-    updates, reasons = _newer_updates(old, new), list[str]()
+    updates, reasons = _newer_updates(old, new), dict[bytes, str]()
     while True:
         if new.compaction_due:
             new.compact()
         if not (batch := [*islice(updates, min(new.free_rows, _BATCH))]):
             break
         outcomes = new.apply([keep_vectors(update, shared) for update in batch])
-        reasons += loss_reasons(batch, outcomes, shared)
-    return MigrationLoss(len(reasons), frozenset(reasons))
+        reasons |= loss_reasons(batch, outcomes, shared)
+    return MigrationLoss(reasons)
 
 
 def list_changes(

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 
 from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 
 from index.live.live_shard import LiveShard
+from index.live.updates import updated_id
 from lookalike.v1.index_pb2 import Update, UpdateResult
 from lookalike.v1.types_pb2 import Space, SpaceVector
 
 
 class MigrationLoss(NamedTuple):
-    """Number of changes that another version could not take, whole or in part, and the reasons."""
+    """The products of which another version could not take a change, whole or in part, and why."""
 
-    changes: int
-    reasons: frozenset[str]
+    by_product: Mapping[bytes, str]  # The reason for each product, by its id.
+
+    @property
+    def changes(self) -> int:
+        return len(self.by_product)
+
+    @property
+    def reasons(self) -> frozenset[str]:
+        return frozenset(self.by_product.values())
+
+
+NO_LOSS = MigrationLoss({})
+_OTHER_ENCODER = "vectors of another encoder were left out"
 
 
 def shared_spaces(one: LiveShard, other: LiveShard) -> set[Space.ValueType]:
@@ -42,17 +54,30 @@ def keep_vectors(update: Update, spaces: set[Space.ValueType]) -> Update:
 
 def loss_reasons(
     updates: Sequence[Update], outcomes: Sequence[UpdateResult], spaces: set[Space.ValueType]
-) -> list[str]:
-    """Why a version lost something of these updates: one reason for each update that it did not take whole.
+) -> dict[bytes, str]:
+    """Why a version lost something of these updates: a reason for each product of which it did not take one whole.
 
     updates: whole, as another version has them; outcomes: of applying them with only the vectors of these spaces.
     """
-    reasons = []
+    reasons = dict[bytes, str]()
     for update, outcome in zip(updates, outcomes, strict=True):
         if outcome.outcome in (UpdateResult.INVALID, UpdateResult.FULL, UpdateResult.EXHAUSTED):
-            reasons.append(outcome.error)
+            reasons[updated_id(update)] = outcome.error
         elif outcome.outcome == UpdateResult.APPLIED and _has_other_vectors(update, spaces):
-            reasons.append("vectors of another encoder were left out")
+            reasons[updated_id(update)] = _OTHER_ENCODER
+    return reasons
+
+
+def handover_loss(
+    updates: Sequence[Update], outcomes: Sequence[UpdateResult], reduced: Container[bytes]
+) -> dict[bytes, str]:
+    """As `loss_reasons`, of updates without the vectors of other encoders. reduced: the products that had such."""
+    reasons = dict[bytes, str]()
+    for update, outcome in zip(updates, outcomes, strict=True):
+        if outcome.outcome in (UpdateResult.INVALID, UpdateResult.EXHAUSTED):
+            reasons[updated_id(update)] = outcome.error
+        elif outcome.outcome == UpdateResult.APPLIED and updated_id(update) in reduced:
+            reasons[updated_id(update)] = _OTHER_ENCODER
     return reasons
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from operator import itemgetter
 
 from index.live.live_shard import LiveShard
-from index.live.migration_loss import MigrationLoss, keep_vectors, loss_reasons, shared_spaces
+from index.live.migration_loss import NO_LOSS, MigrationLoss, keep_vectors, loss_reasons, shared_spaces
 from lookalike.v1.index_pb2 import Update, UpdateResult
 
 
@@ -20,9 +20,9 @@ def apply_to_all(
     `LiveShard.apply`.
     """
     if not others:
-        return named.apply(updates), MigrationLoss(0, frozenset())
+        return named.apply(updates), NO_LOSS
     room, refusal = _shared_room((named, *others))
-    accepted, reasons = updates[: max(0, room)], list[str]()
+    accepted, reasons = updates[: max(0, room)], dict[bytes, str]()
     outcomes = named.apply(accepted)
     for other in others:
         shared = shared_spaces(named, other)
@@ -30,13 +30,15 @@ def apply_to_all(
         valid = [i for i, outcome in enumerate(outcomes) if outcome.outcome not in refused]
         valid_updates = [accepted[i] for i in valid]
         other_outcomes = other.apply([keep_vectors(update, shared) for update in valid_updates])
-        reasons += loss_reasons(valid_updates, other_outcomes, shared)
+        lost = loss_reasons(valid_updates, other_outcomes, shared)
+        other.note_loss(lost)
+        reasons |= lost
         for i, outcome in zip(valid, other_outcomes, strict=True):
             if outcome.outcome == UpdateResult.APPLIED:
                 # An update that the named version had already was sent again for this one.
                 outcomes[i] = outcome
     outcomes += [refusal] * max(0, len(updates) - room)
-    return outcomes, MigrationLoss(len(reasons), frozenset(reasons))
+    return outcomes, MigrationLoss(reasons)
 
 
 def _shared_room(versions: Sequence[LiveShard]) -> tuple[int, UpdateResult]:

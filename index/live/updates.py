@@ -46,6 +46,16 @@ class NoProduct(LookupError):
     """A patch of a product that does not exist."""
 
 
+def brings_vectors(update: index_pb2.Update) -> bool:
+    """Whether the product has the update's own vectors after it, or is gone."""
+    match update.WhichOneof("what"):
+        case "upsert":
+            return bool(update.upsert.vectors or update.upsert.stored_vectors) or not update.upsert.keep_vectors
+        case "patch":
+            return bool(update.patch.vectors)
+    return True
+
+
 def updated_id(update: index_pb2.Update) -> bytes:
     """The id of the product that an update changes. Raises ValueError with what is wrong."""
     if not update.revision:

@@ -181,7 +181,7 @@ class ChangeMigration:
         except BadArtifact as error:  # The updates since it was built are lost, but the new version can be served.
             log.critical("the changes of version %s are not in version %s: %s", latest, live.version, error)
             metrics.CHANGES_LOST.inc()
-            live.note_loss(1, [f"they cannot be read: {error}"])
+            live.note_losses([f"they cannot be read: {error}"])
             return
         with closing(stopped):
             _migrate(stopped, live)
@@ -190,6 +190,6 @@ class ChangeMigration:
 def _migrate(old: LiveShard, new: LiveShard) -> None:
     loss = migrate_changes(old, new)
     metrics.CHANGES_LOST.inc(loss.changes)
-    new.note_loss(loss.changes, loss.reasons)
+    new.note_loss(loss.by_product)
     for reason in sorted(loss.reasons):
         log.error("version %s lacks changes of version %s: %s", new.version, old.version, reason)

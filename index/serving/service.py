@@ -14,7 +14,6 @@ from typing import TypeVar
 import grpc
 
 from index.live.migration import list_changes
-from index.live.migration_loss import MigrationLoss
 from index.search.cost import ORDINARY_COMPONENTS, CostClass, WorkLimit, costly_class
 from index.serving import messages, metrics
 from index.serving.caller import Caller
@@ -139,8 +138,7 @@ class IndexShard:
     async def finish_handover(
         self, request: index_pb2.FinishHandoverRequest, deadline: Deadline
     ) -> index_pb2.FinishHandoverResponse:
-        loss = MigrationLoss(request.lost_changes, frozenset(request.lost_reasons))
-        await self._writer.finish_handover(request.version, loss)
+        await self._writer.finish_handover(request.version, request.lost_reasons)
         return index_pb2.FinishHandoverResponse()
 
     def _submit_ordinary(self, request: index_pb2.ShardSearchRequest, deadline: Deadline) -> Future[bytes] | None:

@@ -6,15 +6,16 @@ Writes have a thread of their own, as compactions do, so that neither takes one 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from functools import partial
 from time import monotonic
 
 from index.live.live_shard import LiveShard
-from index.live.migration_loss import MigrationLoss
+from index.live.migration_loss import MigrationLoss, handover_loss
 from index.live.replication import apply_to_all
+from index.live.updates import updated_id
 from index.serving import metrics
 from index.serving.change_migration import ChangeMigration
 from index.serving.compactor import Compactor
@@ -124,8 +125,11 @@ class Writer:
                 self._sealed_until_s[version] = self._clock() + seconds
                 return live.sequence
 
-    async def finish_handover(self, version: str, loss: MigrationLoss) -> None:
-        """Take updates of a version, which has every change of the one before. Raises FailedPrecondition."""
+    async def finish_handover(self, version: str, lost: Iterable[str]) -> None:
+        """Take updates of a version, which has every change of the one before. Raises FailedPrecondition.
+
+        lost: why changes of products that nobody knows are not in it.
+        """
         if self._migration is None:
             raise FailedPrecondition(_NO_UPDATES)
         async with self._write_lock:
@@ -134,7 +138,7 @@ class Writer:
             if version in self._served.uses():
                 with self._served.lease(version) as shard:
                     if shard.live is not None:
-                        shard.live.note_loss(loss.changes, loss.reasons)
+                        shard.live.note_losses(lost)
 
     def _takes_updates(self, shard: ShardVersion) -> bool:
         """Whether it is this version that takes updates, and no other one that has other owners."""
@@ -164,6 +168,9 @@ class Writer:
             ]
             with metrics.WRITE_SECONDS.time():
                 outcomes, loss = await run_in_thread(self._thread, partial(self._apply, live, replicas, updates))
+            if handover:
+                reduced = {updated_id(request.updates[i]) for request in requests for i in request.reduced}
+                live.note_loss(handover_loss(updates, outcomes, reduced))
             metrics.WRITE_UPDATES.observe(len(updates))
             metrics.count_outcomes(outcomes)
             metrics.set_live(shard.shard, live)
@@ -191,9 +198,7 @@ class Writer:
                 break
             if start + _PART < len(updates):
                 self._pacer.pause(monotonic() - began_s)
-        return outcomes, MigrationLoss(
-            sum(loss.changes for loss in losses), frozenset().union(*(loss.reasons for loss in losses))
-        )
+        return outcomes, MigrationLoss({product: why for loss in losses for product, why in loss.by_product.items()})
 
 
 def _require_live(shard: ShardVersion) -> LiveShard:

@@ -756,21 +756,27 @@ class ApplyRequest(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     UPDATES_FIELD_NUMBER: _builtins.int
     HANDOVER_FIELD_NUMBER: _builtins.int
+    REDUCED_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     handover: _builtins.bool
     """These are changes of another version: they are taken though this one takes no updates yet."""
     @_builtins.property
     def updates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Update]: ...
+    @_builtins.property
+    def reduced(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """With `handover`, positions of updates of which a vector of another encoder was left out."""
+
     def __init__(
         self,
         *,
         version: _builtins.str = ...,
         updates: _abc.Iterable[Global___Update] | None = ...,
         handover: _builtins.bool = ...,
+        reduced: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["handover", b"handover", "updates", b"updates", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["handover", b"handover", "reduced", b"reduced", "updates", b"updates", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -899,25 +905,21 @@ class FinishHandoverRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     VERSION_FIELD_NUMBER: _builtins.int
-    LOST_CHANGES_FIELD_NUMBER: _builtins.int
     LOST_REASONS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
-    lost_changes: _builtins.int
-    """That this shard could not take, whole or in part,"""
     @_builtins.property
     def lost_reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """and why."""
+        """Why changes of products that nobody knows are not in it."""
 
     def __init__(
         self,
         *,
         version: _builtins.str = ...,
-        lost_changes: _builtins.int = ...,
         lost_reasons: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lost_changes", b"lost_changes", "lost_reasons", b"lost_reasons", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lost_reasons", b"lost_reasons", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -223,3 +223,20 @@ def test_products_of_another_shard_are_left_out_and_reported(old: LiveShard, tmp
     assert 0 < loss.changes < 40
     assert {*loss.reasons} == {"the product belongs to shard 1 of 2, not to shard 0"}
     assert new.sequence == 40 - loss.changes
+
+
+def test_a_product_that_lacks_vectors_of_another_encoder_is_told_of_until_it_is_changed_with_its_own(
+    old: LiveShard, tmp_path: Path
+) -> None:
+    old.apply([upsert(product_id, 7) for product_id in ("new", "other", "gone")])
+    new = open_live(rebuild(tmp_path / "next", text="trained anew"), tmp_path / "new")
+    loss = migrate_changes(old, new)
+    new.note_loss(loss.by_product)
+    reason = "vectors of another encoder were left out"
+    assert (new.state().lost_changes, [*new.state().lost_reasons]) == (3, [reason])
+    new.apply([patch("new", 8)])
+    assert new.state().lost_changes == 3
+    new.apply([upsert("new", 9), remove("gone", 8)])
+    assert new.state().lost_changes == 1
+    new.apply([upsert("other", 8)])
+    assert (new.state().lost_changes, [*new.state().lost_reasons]) == (0, [])
