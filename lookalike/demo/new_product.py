@@ -77,6 +77,9 @@ def published(stream: StreamSettings, client: Client, new: NewProduct) -> Iterat
         yield query, found_s
     finally:
         asyncio.run(_publish(stream, remove_change(PRODUCT_ID, revision=_revision()), ""))
+    gone_by_s = time.monotonic() + _TIMEOUT_S
+    while any(client.exists([PRODUCT_ID])) and time.monotonic() < gone_by_s:
+        time.sleep(_PAUSE_S)
 
 
 async def _publish(settings: StreamSettings, change: Change, photo_root: str) -> None:
