@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
+from typing import TypeVar
 
-from lookalike.errors import LookalikeError, Unavailable
+from lookalike.errors import FailedPrecondition, LookalikeError, Unavailable
 from lookalike.runtime.coalescer import Coalescer
 from lookalike.runtime.deadline import Deadline
 from lookalike.shard_query import ShardHits, ShardQuery
@@ -21,6 +22,7 @@ from server.topology import Snapshot
 Spaces = Collection[types_pb2.Space.ValueType]
 _Lookup = tuple[str, Spaces]  # A product's id, and the spaces whose vectors are wanted.
 _Updates = Sequence[index_pb2.Update]
+Reply = TypeVar("Reply")
 
 # Maximum size of a batch of updates, in KiB; each counts at least 8, so that there are no more than 1,024 in it. Those
 # of one caller that are larger together are sent in parts.
@@ -126,11 +128,11 @@ class ShardClient:
     ) -> Sequence[index_pb2.FetchedProduct]:
         """The products with their vectors of these spaces; without `product` where the shard has no such product."""
         request = index_pb2.FetchRequest(version=version, ids=ids, descriptions=descriptions, vectors=vectors)
-        return await self._transport.fetch(request, deadline.capped(self._settings.shard_timeout_s))
+        return await _of_version(self._transport.fetch(request, deadline.capped(self._settings.shard_timeout_s)))
 
     async def count(self, version: str, filter: types_pb2.Filter, deadline: Deadline) -> int:
         request = index_pb2.ShardCountRequest(version=version, filter=filter)
-        return await self._transport.count(request, deadline.capped(self._settings.shard_timeout_s))
+        return await _of_version(self._transport.count(request, deadline.capped(self._settings.shard_timeout_s)))
 
     async def stream(
         self, version: str, filter: types_pb2.Filter, after: str, deadline: Deadline, *, descriptions: bool
@@ -181,7 +183,7 @@ class ShardClient:
     async def _lookup(self, version: str, lookups: list[_Lookup]) -> Sequence[index_pb2.FetchedProduct]:
         ids, spaces = zip(*lookups, strict=True)
         request = index_pb2.FetchRequest(version=version, ids=ids, vectors=sorted(set().union(*spaces)))
-        return await self._transport.fetch(request, self._settings.shard_timeout_s)
+        return await _of_version(self._transport.fetch(request, self._settings.shard_timeout_s))
 
     async def _apply(
         self, version: str, groups: list[_Updates]
@@ -207,3 +209,14 @@ def _parts(updates: _Updates) -> Iterator[_Updates]:
         part.append(update)
         size_kib += update_kib
     yield part
+
+
+async def _of_version(call: Awaitable[Reply]) -> Reply:
+    """The reply to a call that reads a version. Raises Unavailable where the shard does not serve that.
+
+    One that was started again serves what CURRENT names, and the gateway moves to it in a moment: try again.
+    """
+    try:
+        return await call
+    except FailedPrecondition as error:
+        raise Unavailable(str(error)) from error

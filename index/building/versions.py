@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from index.building.inspect import describe_duplicates, format_mib
 from index.building.version_change import current_manifest, tell_what_is_lost
@@ -157,7 +157,10 @@ def _list_versions(location: Location, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(versions, indent=1))
         return
-    console, table = Console(), Table("", "version", "products", "shards", "spaces", "size", "recall@10")
+    console, table = (
+        Console(),
+        Table("", Column("version", min_width=16, no_wrap=True), "products", "shards", "spaces", "size", "recall@10"),
+    )
     for row in versions:
         mark = "serves" if row["current"] else ""
         if "damaged" in row:

@@ -198,6 +198,18 @@ async def test_a_shard_of_another_version_is_missing_from_answers_until_all_have
         assert (response.provenance.version, response.provenance.coverage) == ("v2", 1)
 
 
+async def test_a_product_whose_shard_does_not_serve_the_pinned_version_is_to_be_asked_for_again() -> None:
+    """As a shard that was started again, which serves what CURRENT names before the gateway has moved."""
+    async with scripted_system(cache_ttl_s=0, refresh_s=60.0) as system:
+        for shard in system.shards:
+            shard.version = "v2"
+        for call in (
+            system.search.Search(SearchRequest(examples=[P7])),
+            system.catalog.Get(GetRequest(product_id="p07")),
+        ):
+            assert (await error_of(call)).code() is grpc.StatusCode.UNAVAILABLE
+
+
 async def test_the_field_of_a_malformed_request_is_in_the_status_details() -> None:
     async with scripted_system() as system:
         error = await error_of(system.search.Search(SearchRequest(examples=[P7], limit=0)))
