@@ -33,7 +33,7 @@ class WatchSettings:
 
     def __post_init__(self) -> None:
         if not self.metrics:
-            raise BadSettings("--metrics: name the metrics page of every gateway")
+            raise BadSettings("--gateway-metrics: name the metrics page of every gateway")
         for url in self.metrics:
             check_url(url)
         if min(self.watch_s, self.interval_s, self.move_timeout_s, self.read_timeout_s) <= 0:

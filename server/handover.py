@@ -131,7 +131,10 @@ async def _apply(shard: ShardTransport, pending: PendingHandover, changes: Seque
             handover=True,
             reduced=[i for i, each in enumerate(waiting) if each.reduced],
         )
-        results = (await shard.apply(request, _TIMEOUT_S)).results
+        try:
+            results = (await shard.apply(request, _TIMEOUT_S)).results
+        except FailedPrecondition as error:  # The new version went away meanwhile: nothing is lost, it is done again.
+            raise Unavailable(str(error)) from error
         waiting = [each for each, result in zip(waiting, results, strict=True) if result.outcome == UpdateResult.FULL]
         if not waiting:
             return

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from lookalike.v1.index_pb2 import AwaitedChanges, DescribeResponse, ShardState, SpaceState
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from lookalike.errors import FailedPrecondition, Unavailable
+from lookalike.v1 import index_pb2
+from lookalike.v1.index_pb2 import AwaitedChanges, DescribeResponse, ShardState, SpaceState, Update
 from lookalike.v1.types_pb2 import SPACE_IMAGE
-from server.handover import PendingHandover, pending_handover
+from server.handover import PendingHandover, hand_over, pending_handover
 
 
 def response(shard: int, *, awaited: AwaitedChanges | None = None) -> DescribeResponse:
@@ -33,3 +40,33 @@ def test_the_version_that_most_shards_await_is_handed_over() -> None:
     pending = pending_handover([response(0, awaited=BEFORE), response(1, awaited=BEFORE), response(2, awaited=older)])
     assert pending is not None
     assert (pending.of, pending.of_shards) == ("v1", 2)
+
+
+class Shard:
+    """A shard with one change of the old version, which refuses to take changes of the new one."""
+
+    address = "shard"
+
+    def __init__(self) -> None:
+        self.finished = 0
+
+    async def list_changes(self, *_: Any) -> AsyncIterator[index_pb2.ListChangesPage]:
+        change = index_pb2.ListedChange(update=Update(revision=1, remove="p1"))
+        yield index_pb2.ListChangesPage(changes=[change], sequence=1)
+
+    async def apply(self, *_: Any) -> index_pb2.ApplyResponse:
+        raise FailedPrecondition("this shard serves version v1, not 'v2'")
+
+    async def seal(self, *_: Any) -> index_pb2.SealResponse:
+        return index_pb2.SealResponse(sequence=1)
+
+    async def finish_handover(self, *_: Any) -> None:
+        self.finished += 1
+
+
+async def test_a_new_version_that_goes_away_meanwhile_takes_no_updates_and_no_change_counts_as_lost() -> None:
+    shards: list[Any] = [Shard(), Shard()]
+    pending = PendingHandover(version="v2", shards=2, of="v1", of_shards=1, encoders={})
+    with pytest.raises(Unavailable, match="serves version v1"):
+        await hand_over(shards, pending)
+    assert [shard.finished for shard in shards] == [0, 0]
