@@ -118,7 +118,7 @@ def _choose_port(console: Console, preferred: int) -> int:
 
 
 def _choose_metrics_port() -> int:
-    return METRICS_PORT if probes.is_port_free(METRICS_PORT) else probes.free_ports(1)[0]
+    return METRICS_PORT if probes.reserve_port(METRICS_PORT) else probes.free_ports(1)[0]
 
 
 def _prepare_index(

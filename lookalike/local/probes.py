@@ -61,6 +61,11 @@ def is_port_free(port: int, host: str = "127.0.0.1") -> bool:
     return True
 
 
+def reserve_port(port: int) -> bool:
+    """Whether this free TCP port of 127.0.0.1 is this process's from now on, as those of `free_ports` are."""
+    return is_port_free(port) and _reserve(port)
+
+
 def free_ports(count: int, *, exclude: Collection[int] = ()) -> list[int]:
     """`count` different free TCP ports of 127.0.0.1, none of them in `exclude`.
 

@@ -76,6 +76,7 @@ def running(demo: DemoDirectories, *arguments: str, until: str) -> Iterator[tupl
         while until not in printed and (line := process.stdout.readline()):
             printed += line
         try:
+            assert until in printed, f"the demo ended early, after:\n{printed}"
             yield process, printed
         finally:
             process.kill()
