@@ -75,8 +75,15 @@ class DescribeResponse(_message.Message):
     VERSIONS_FIELD_NUMBER: _builtins.int
     REFUSAL_FIELD_NUMBER: _builtins.int
     CANARY_FIELD_NUMBER: _builtins.int
+    REPLICA_FIELD_NUMBER: _builtins.int
+    CATCHING_UP_FIELD_NUMBER: _builtins.int
+    PEERS_FIELD_NUMBER: _builtins.int
     refusal: _builtins.str
     """Why the version that CURRENT names is not served; empty: it is, or is being loaded."""
+    replica: _builtins.str
+    """Names this process among the replicas of its shard, for as long as it runs."""
+    catching_up: _builtins.bool
+    """Set while this replica may lack changes that a peer has acknowledged: it takes updates, and is to be asked nothing."""
     @_builtins.property
     def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardState]:
         """Versions that requests may name, the current one first."""
@@ -85,20 +92,56 @@ class DescribeResponse(_message.Message):
     def canary(self) -> Global___Canary:
         """Set: one of the versions, beside the current one, that answers a share of requests."""
 
+    @_builtins.property
+    def peers(self) -> _containers.RepeatedCompositeFieldContainer[Global___PeerPosition]:
+        """How far it has the changes of each peer."""
+
     def __init__(
         self,
         *,
         versions: _abc.Iterable[Global___ShardState] | None = ...,
         refusal: _builtins.str = ...,
         canary: Global___Canary | None = ...,
+        replica: _builtins.str = ...,
+        catching_up: _builtins.bool = ...,
+        peers: _abc.Iterable[Global___PeerPosition] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["canary", b"canary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["canary", b"canary", "refusal", b"refusal", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["canary", b"canary", "catching_up", b"catching_up", "peers", b"peers", "refusal", b"refusal", "replica", b"replica", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DescribeResponse: _TypeAlias = DescribeResponse  # noqa: Y015
+
+@_typing.final
+class PeerPosition(_message.Message):
+    """What a replica has of the changes of a peer, another replica of its shard."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLICA_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    replica: _builtins.str
+    """As the peer names itself."""
+    version: _builtins.str
+    sequence: _builtins.int
+    """Every change of that version that the peer applied up to this number is here, too."""
+    def __init__(
+        self,
+        *,
+        replica: _builtins.str = ...,
+        version: _builtins.str = ...,
+        sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["replica", b"replica", "sequence", b"sequence", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PeerPosition: _TypeAlias = PeerPosition  # noqa: Y015
 
 @_typing.final
 class Canary(_message.Message):
