@@ -63,6 +63,8 @@ def ray_cluster() -> Iterator[RayCluster]:
             patch.setenv(name, value)
         common = {"object_store_memory": _OBJECT_STORE_BYTES, "include_log_monitor": False, "temp_dir": directory}
         head = {"num_cpus": 0, "no_monitor": True, "include_dashboard": False, **common}
+        # Ray writes the cluster's address into this directory and makes it only where it keeps a node's files there.
+        Path(import_module("ray._common.utils").get_default_ray_temp_dir()).mkdir(exist_ok=True)
         cluster = cluster_utils.Cluster(initialize_head=True, head_node_args=head)
         try:
             yield RayCluster(cluster, [cluster.add_node(num_cpus=1, **common) for _ in range(2)])

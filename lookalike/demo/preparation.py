@@ -18,7 +18,8 @@ from rich.console import Console
 
 from lookalike.demo.build_cache import BuildCache, metadata_digest, source_digest
 from lookalike.errors import BadArtifact, BadCatalogue, BadSettings, OperatorError
-from lookalike.local import location, process_specs
+from lookalike.local import process_specs
+from lookalike.local.location import read_current
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,10 +105,11 @@ class Preparation:
     def cached_index(self, catalogue: Path, models: ExportedModels) -> BuiltIndex | None:
         """The index of the last build; None if any input has changed since then."""
         result = self._cache.result("index", self._index_inputs(catalogue, models))
-        if result is None or not self._is_current(result["version"]):
+        location = self._location(catalogue)
+        if result is None or not _serves(location, result["version"]):
             return None
         self._print_step("index", "unchanged")
-        return self._built_index(result)
+        return _built_index(location, result)
 
     def build_index(self, catalogue: Path, models: ExportedModels, model_server: str) -> BuiltIndex:
         """Build the index with `lookalike update`; `model_server` is the address (host:port) of the image encoder."""
@@ -118,22 +120,16 @@ class Preparation:
             self._state / "encoders",
             "--json",
         ]
-        command = process_specs.lookalike_command("update", catalogue, self._location, *arguments)
+        location = self._location(catalogue)
+        command = process_specs.lookalike_command("update", catalogue, location, *arguments)
         result = self._run_step(
             "index",
             "index",
             self._index_inputs(catalogue, models),
             lambda: json.loads(self._run("update", command, show_stderr=True)),
-            outputs=lambda result: [self._location / result["version"]],
+            outputs=lambda result: [location / result["version"]],
         )
-        return self._built_index(result)
-
-    def _is_current(self, version: str) -> bool:
-        """Whether the location still serves this version: the user may have run `update` there since."""
-        try:
-            return location.read_current(self._location).version == version
-        except BadArtifact:
-            return False
+        return _built_index(location, result)
 
     def _index_inputs(self, catalogue: Path, models: ExportedModels) -> Mapping[str, Any]:
         return {
@@ -142,19 +138,10 @@ class Preparation:
             "code": source_digest(process_specs.ROOT, "pipeline", "encoders", "index"),
         }
 
-    def _built_index(self, result: Mapping[str, Any]) -> BuiltIndex:
-        """From the JSON that `lookalike update --json` prints."""
-        return BuiltIndex(
-            location=self._location,
-            version=result["version"],
-            products=result["products"],
-            rejected=result["rejected"],
-            spaces=tuple(result["spaces"]),
-        )
-
-    @property
-    def _location(self) -> Path:
-        return self._state / "index"
+    def _location(self, catalogue: Path) -> Path:
+        """Of the index of this catalogue: an update would refuse another one in its place as too great a change."""
+        name = f"{catalogue.name}-{hashlib.sha256(bytes(catalogue)).hexdigest()[:8]}"
+        return self._state / "catalogues" / name / "index"
 
     def _run_step(
         self,
@@ -179,3 +166,22 @@ class Preparation:
 
     def _print_step(self, label: str, status: str) -> None:
         self._console.print(f"[green]✓[/] {label} [dim]{status}[/]")
+
+
+def _serves(location: Path, version: str) -> bool:
+    """Whether the location still serves this version: the user may have run `update` there since."""
+    try:
+        return read_current(location).version == version
+    except BadArtifact:
+        return False
+
+
+def _built_index(location: Path, result: Mapping[str, Any]) -> BuiltIndex:
+    """From the JSON that `lookalike update --json` prints."""
+    return BuiltIndex(
+        location=location,
+        version=result["version"],
+        products=result["products"],
+        rejected=result["rejected"],
+        spaces=tuple(result["spaces"]),
+    )

@@ -153,15 +153,22 @@ def test_an_index_is_rebuilt_after_an_update_by_hand_or_an_interrupted_build(
     assert preparation.cached_index(catalogue, models) is None
 
 
-def test_a_built_index_is_what_the_update_command_reported(
-    preparation: Preparation, catalogue: Path, tmp_path: Path
-) -> None:
+def test_a_built_index_is_what_the_update_command_reported(preparation: Preparation, catalogue: Path) -> None:
     index = preparation.build_index(catalogue, preparation.export_models("imagenet"), "127.0.0.1:1")
-    state = tmp_path / "state"
     assert index == BuiltIndex(
-        location=state / "index",
+        location=index.location,
         version="v1",
         products=1,
         rejected=0,
         spaces=("text",),
     )
+
+
+def test_another_catalogue_has_an_index_and_changes_of_its_own(
+    preparation: Preparation, catalogue: Path, tmp_path: Path
+) -> None:
+    (other := tmp_path / "other" / "shop").mkdir(parents=True)
+    models = preparation.export_models("imagenet")
+    first, second = (preparation.build_index(each, models, "127.0.0.1:1") for each in (catalogue, other))
+    assert first.location.parent != second.location.parent  # The changes are beside the index.
+    assert all(each.location.is_relative_to(tmp_path / "state") for each in (first, second))
