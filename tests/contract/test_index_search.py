@@ -31,7 +31,7 @@ COMPRESSED = (
     "IVF,Flat",
     "IVF,SQ8",
     "PCAR48,IVF,SQ4",
-    "IVF,PQ32x8",
+    "IVF,PQ16x8",
     "IVF,RaBitQ",
     "IVF,RaBitQfs",
     "SQfp16",
