@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import threading
 
-_LOWER = 10  # Added to the nice value of threads that load, compact, or run costly searches: ordinary ones go first.
+_LOWER = 10  # Added to the nice value of threads that hash, compact, or run costly searches: ordinary ones go first.
 
 
 def lower_thread_priority() -> None:
-    """Lower the priority of the calling thread. Only for work outside the interpreter's lock, as hashing is.
+    """Lower the priority of the calling thread. Only for work that is mostly outside the interpreter's lock.
 
     Where the cores are busy, one that runs Python is halted while it holds the lock, and halts the whole process: so a
     shard that loaded a version was late by 30 to 180 ms again and again, for 4 to 14 s, and at the common priority by
