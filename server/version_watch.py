@@ -23,6 +23,7 @@ from server.topology import CanarySnapshot, Snapshot, choose_canary, choose_snap
 log = logging.getLogger(__name__)
 
 _RETRY_S = 1.0
+_AWAITED_REFRESH_S = 0.05  # While changes wait for the version that takes them.
 
 
 class VersionWatch:
@@ -34,6 +35,8 @@ class VersionWatch:
         self._handovers = handovers
         self._polling = asyncio.Lock()
         self._moved = asyncio.Event()  # Set when the version changes, and then replaced.
+        self._waiting = 0  # Changes that wait for another version.
+        self._awaited = asyncio.Event()  # Set while there are any.
         self._refresh_s = refresh_s
         self._random = random.Random()  # decides nothing that an attacker could gain by
         self._snapshot: Snapshot | None = None
@@ -68,7 +71,7 @@ class VersionWatch:
         pinned, changes = (self._snapshot.version, self._snapshot.changes) if self._snapshot else ("", None)
         responses = await self._shards.describe(pinned, changes.polled if changes else ())
         self._log_refusals(responses)
-        self._handovers.start_if_due(responses, then=self.refresh)
+        self._handovers.start_if_due(responses, self._encoders.in_reach, then=self.refresh)
         try:
             latest = choose_snapshot(responses, pinned, changes, self._encoders.in_reach)
         except Unavailable as error:
@@ -105,7 +108,10 @@ class VersionWatch:
         await self._encoders.poll(self._snapshot.version if self._snapshot else "")
 
     async def keep_fresh(self) -> None:
-        """Refresh for ever, every `refresh_s`: encoders beside the shards, which need not wait for a slow one."""
+        """Refresh for ever, every `refresh_s`: encoders beside the shards, which need not wait for a slow one.
+
+        More often while changes wait for another version, which another gateway may have handed the changes to.
+        """
         async with asyncio.TaskGroup() as tasks:
             for refresh in (self.refresh, self.refresh_encoders):
                 tasks.create_task(self._repeat(refresh))
@@ -113,7 +119,10 @@ class VersionWatch:
     async def _repeat(self, refresh: Callable[[], Awaitable[None]]) -> None:
         while True:
             await refresh()
-            await asyncio.sleep(self._refresh_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._refresh_s):
+                    await self._awaited.wait()
+                    await asyncio.sleep(_AWAITED_REFRESH_S)
 
     async def after(self, snapshot: Snapshot, deadline: Deadline) -> Snapshot:
         """The snapshot to send an update to that the version of this one did not take.
@@ -122,12 +131,22 @@ class VersionWatch:
         Unavailable at the deadline.
         """
         if self.snapshot().version == snapshot.version:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(min(_RETRY_S, max(0.0, deadline.at_s - monotonic()))):
-                    await self._moved.wait()
+            await self._wait_for_move(min(_RETRY_S, max(0.0, deadline.at_s - monotonic())))
             if self.snapshot().version == snapshot.version and deadline.at_s <= monotonic():
                 raise Unavailable(f"version {snapshot.version} takes no updates, and no other one does yet: try again")
         return self.snapshot()
+
+    async def _wait_for_move(self, seconds: float) -> None:
+        self._waiting += 1
+        self._awaited.set()
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._moved.wait()
+        finally:
+            self._waiting -= 1
+            if not self._waiting:
+                self._awaited.clear()
 
     async def until_complete(self) -> None:
         """Wait until all shards have served one version: then the gateway is ready."""

@@ -6,10 +6,14 @@ import html
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
 
 from encoders.text.synonyms import NO_SYNONYMS, Synonyms
 from lookalike.limits import MAX_TEXT_BYTES
+
+if TYPE_CHECKING:
+    from sudachipy import Dictionary
 
 MAX_WORD_CHARS = 40  # Longer "words" are codes, URLs and scripts without spaces: truncated, to bound the subwords.
 MAX_RUN_CHARS = 4_000  # Sudachi accepts 49,149 bytes at a time; a normalised character has up to 9.
@@ -62,15 +66,15 @@ class LeftOutWord(NamedTuple):
 
 
 class Tokenizer:
-    """Splits text into words, synonyms in one form. Loads the Japanese dictionary (0.2 s, mapped). Not thread-safe."""
+    """Splits text into words, synonyms in one form. The first loads the Japanese dictionary. Not thread-safe."""
 
     def __init__(self, synonyms: Synonyms = NO_SYNONYMS) -> None:
-        from sudachipy import Dictionary, SplitMode
+        from sudachipy import SplitMode
 
         self._synonyms = synonyms
 
         # Short units: 珈琲豆 becomes コーヒー + 豆, and so matches コーヒー豆.
-        self._japanese = Dictionary().tokenizer(SplitMode.A)
+        self._japanese = _japanese_dictionary().tokenizer(SplitMode.A)
 
     def __call__(self, text: str) -> list[str]:
         """The words of a text in order, lower-case and in dictionary spelling (引越し -> 引っ越し); may be empty."""
@@ -104,6 +108,14 @@ class Tokenizer:
                     if word:
                         offset = run_start + start
                         yield word[:MAX_WORD_CHARS], offset + morpheme.begin(), offset + morpheme.end()
+
+
+@cache
+def _japanese_dictionary() -> Dictionary:
+    """One for the process: loading it holds the interpreter's lock for 30 ms, in which an encoder answers no call."""
+    from sudachipy import Dictionary
+
+    return Dictionary()
 
 
 def _as_written(text: str, words: Sequence[str]) -> Iterator[str]:

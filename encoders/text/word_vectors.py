@@ -10,6 +10,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from encoders.text import fasttext_file
-from lookalike.errors import BadArtifact, BadCatalogue, OperatorError
+from encoders.text.fasttext_file import FastTextFile
+from lookalike.errors import BadCatalogue, OperatorError
 from lookalike.vectors import F32
 
 _LEARNING_RATE = 0.05
@@ -36,25 +38,63 @@ class SkipGramParameters:
 
 
 class WordVectors:
-    """A loaded fastText model: a vector for every word, in the vocabulary or not. Not thread-safe.
+    """The vectors of a fastText model: one for every word, in the vocabulary or not.
 
     words: the vocabulary. dim: of the vectors.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: FastTextFile) -> None:
+        self.words = model.words
+        self.dim: int = model.rows.shape[1]
         self._model = model
-        self.words: list[str] = model.get_words()
-        self.dim: int = model.get_dimension()
+        self._id_of_word = {word: i for i, word in enumerate(model.words)}
 
     def vector(self, word: str) -> F32:
-        """The vector of a word, (dim,) float32. Outside the vocabulary: from its subwords; zeros if it has none."""
-        vector: F32 = self._model.get_word_vector(word)
-        return vector
+        """The vector of a word, (dim,) float32. Outside the vocabulary: from its subwords; zeros if it has none.
+
+        The mean of the word's own vector, if it is in the vocabulary, and those of its subwords, summed in the order of
+        fastText's `getWordVector`, so that it is the same to the last bit.
+        """
+        own, model = self._id_of_word.get(word), self._model
+        rows = [] if own is None else [own]
+        if word != _END_OF_SENTENCE:
+            rows += [len(model.words) + each % model.buckets for each in subword_hashes(word, *model.lengths)]
+        if not rows:
+            return np.zeros(self.dim, dtype=np.float32)
+        summed: F32 = np.add.reduce(model.rows.take(rows, axis=0), axis=0)
+        return summed * np.float32(1 / len(rows))
 
     def vectors(self, words: Sequence[str]) -> F32:
         """The vectors of words, (n, dim) float32."""
         rows = [self.vector(word) for word in words]
         return np.stack(rows) if rows else np.zeros((0, self.dim), dtype=np.float32)
+
+
+_END_OF_SENTENCE = "</s>"  # fastText's own word for it, which has no subwords.
+_FNV_OFFSET, _FNV_PRIME, _32_BITS = 2166136261, 16777619, 0xFFFFFFFF
+_SIGN_BIT, _SIGN_EXTENSION = 0x80, 0xFFFFFF00
+
+
+def subword_hashes(word: str, shortest: int, longest: int) -> list[int]:
+    """The 32-bit hashes of the subwords of a word between < and >, by where they start and then by length.
+
+    FNV-1a of the UTF-8 bytes, which fastText takes for signed. Neither boundary alone is a subword.
+    """
+    characters = [_signed_bytes(character) for character in f"<{word}>"]
+    last, hashes = len(characters) - 1, list[int]()
+    for start in range(len(characters)):
+        value = _FNV_OFFSET
+        for length, signed_bytes in enumerate(characters[start : start + longest], 1):
+            for byte in signed_bytes:
+                value = (value ^ byte) * _FNV_PRIME & _32_BITS
+            if length >= shortest and (length > 1 or 0 < start < last):
+                hashes.append(value)
+    return hashes
+
+
+@lru_cache(1 << 14)
+def _signed_bytes(character: str) -> tuple[int, ...]:
+    return tuple(byte | _SIGN_EXTENSION if byte & _SIGN_BIT else byte for byte in character.encode())
 
 
 def train_word_vectors(
@@ -118,16 +158,11 @@ def word_ids(documents: Sequence[Sequence[str]], words: WordVectors) -> list[npt
 
 def copy_word_vectors(source: Path, out: Path) -> WordVectors:
     """Copy a fastText .bin to `out` and load it. Raises BadArtifact."""
-    fasttext_file.check_complete(source)
+    words = load_word_vectors(source)
     shutil.copyfile(source, out)
-    return load_word_vectors(out)
+    return words
 
 
 def load_word_vectors(path: Path) -> WordVectors:
     """Load a fastText .bin. Raises BadArtifact."""
-    import fasttext
-
-    try:
-        return WordVectors(fasttext.load_model(str(path)))
-    except ValueError as error:
-        raise BadArtifact(f"{path}: {error}") from error
+    return WordVectors(fasttext_file.read(path))

@@ -22,7 +22,6 @@ from lookalike.releases.served_versions import VersionHandle
 from lookalike.releases.settings import file_pinner, open_index_location
 from lookalike.runtime import edge, lifecycle, telemetry
 from lookalike.runtime.settings import load
-from lookalike.runtime.threads import lower_thread_priority
 
 DESCRIPTION = """The text encoder and the product encoder that the index was built with, for gateways.
 
@@ -55,7 +54,6 @@ async def serve(settings: TextEncoderSettings) -> None:
         clock=served.clock,
         retry_s=settings.poll_s,
         metrics=EncoderRolloutMetrics(),
-        begin_thread=lower_thread_priority,
     )
     handlers = [
         edge.handler(text_service.SERVICE, TextEncoderService(served, thread, settings.max_batch).methods()),
@@ -67,7 +65,7 @@ async def serve(settings: TextEncoderSettings) -> None:
         on_exit.callback(rollout.close)
         on_exit.callback(stopping.set)
         async with lifecycle.background_task(rollout.watch(settings.poll_s)):
-            await lifecycle.serve(settings, handlers, services=services, warm_up=rollout.start)
+            await lifecycle.serve(settings, handlers, services=services, warm_up=rollout.start, freeze=True)
 
 
 def _source(

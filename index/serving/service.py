@@ -21,7 +21,7 @@ from index.serving.change_migration import ChangeMigration
 from index.serving.shard_search import Found, ShardSearch
 from index.serving.shard_version import ShardVersion
 from index.serving.slots import Slots
-from index.serving.threads import lower_thread_priority, run_in_thread
+from index.serving.threads import run_in_thread
 from index.serving.versions import ShardVersions, describe
 from index.serving.writer import Writer
 from lookalike.errors import FailedPrecondition, InvalidRequest
@@ -118,7 +118,7 @@ class IndexShard:
         if migration is None:
             raise FailedPrecondition("this shard takes no updates: it was started without --live-dir")
         encoders = {each.space: each.encoder for each in request.encoders}
-        with ThreadPoolExecutor(1, "handover", initializer=lower_thread_priority) as thread, ExitStack() as opened:
+        with ThreadPoolExecutor(1, "handover") as thread, ExitStack() as opened:
             live = await run_in_thread(thread, lambda: opened.enter_context(migration.changes_of(request.version)))
             sequence = live.sequence
             changes = list_changes(live, encoders, request.known_sequence)

@@ -8,10 +8,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from threadpoolctl import threadpool_limits
 
 from index.backends import gpu
+from index.backends.faiss_support import use_threads
 from index.live.live_shard import LiveLimits
 from index.search.space import BATCH
 from index.serving.change_migration import ChangeMigration
@@ -25,7 +27,6 @@ from index.serving.settings import (
 )
 from index.serving.shard_version import ShardVersion
 from index.serving.slots import Slots
-from index.serving.threads import lower_thread_priority
 from index.serving.versions import ShardRolloutMetrics, ShardVersions, shard_versions
 from index.serving.writer import Writer
 from lookalike.releases.rollout import Rollout
@@ -128,7 +129,7 @@ def _open_shard(settings: IndexSettings, loader: Loader, slots: Slots) -> Iterat
         clock=time.monotonic,
         retry_s=settings.poll_s,
         metrics=ShardRolloutMetrics(loader.shard),
-        begin_thread=lower_thread_priority,
+        begin_thread=partial(use_threads, 1),  # faiss starts no further threads beside searches.
         admit=writer.admit,
         before_drop=migration.before_drop if migration else None,
     )

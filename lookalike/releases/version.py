@@ -15,6 +15,7 @@ from lookalike.errors import BadArtifact, OperatorError
 from lookalike.releases.manifest import FileEntry, Manifest, dump_manifest, parse_manifest
 from lookalike.releases.names import ENCODERS
 from lookalike.runtime import directory_lock
+from lookalike.runtime.threads import lower_thread_priority
 
 MANIFEST = "manifest.json"
 CURRENT = "CURRENT"
@@ -119,7 +120,8 @@ def verify(directory: Path, manifest: Manifest, prefix: str = "") -> int:
         return size
 
     files = {path: expected for path, expected in manifest.files.items() if path.startswith(prefix)}
-    with ThreadPoolExecutor() as threads:  # Hashing releases the interpreter lock: threads use several cores.
+    # Hashing releases the interpreter lock: threads use several cores.
+    with ThreadPoolExecutor(initializer=lower_thread_priority) as threads:
         return sum(threads.map(verify_file, files.keys(), files.values()))
 
 

@@ -39,10 +39,10 @@ def build_version(location: Path, seed: int, shards: int, encoder: str = "drawn"
 
 
 @asynccontextmanager
-async def a_fleet(root: Path) -> AsyncIterator[tuple[list[str], list[RunningShard]]]:
+async def a_fleet(root: Path, lease_s: float = 0.5) -> AsyncIterator[tuple[list[str], list[RunningShard]]]:
     """The addresses of the shard processes of ROOT/index, and the shards."""
     settings = ShardSettings(
-        location=str(root / "index"), live_dir=root / "live", poll_s=0.05, lease_s=0.5, threads=1, delta_rows=128
+        location=str(root / "index"), live_dir=root / "live", poll_s=0.05, lease_s=lease_s, threads=1, delta_rows=128
     )
     async with AsyncExitStack() as opened:
         shards, addresses = [], []
@@ -116,8 +116,8 @@ class Shop:
 
 
 @asynccontextmanager
-async def a_shop(addresses: Sequence[str]) -> AsyncIterator[Shop]:
-    settings = {"shards": tuple(addresses), "refresh_s": 0.1, "cache_ttl_s": 0.0}
+async def a_shop(addresses: Sequence[str], refresh_s: float = 0.1) -> AsyncIterator[Shop]:
+    settings = {"shards": tuple(addresses), "refresh_s": refresh_s, "cache_ttl_s": 0.0}
     async with running_gateway(settings) as gateway, aio_channel(gateway) as channel:
         yield Shop(channel)
 
@@ -164,6 +164,26 @@ async def test_changes_follow_their_products_to_their_new_owners_and_back(tmp_pa
         assert await shop.contradictions() == []
         assert shop.versions == {two, three}
         assert shop.coverage | other.coverage == {1.0}
+
+
+async def test_a_change_does_not_wait_for_the_next_poll_of_its_gateway_when_another_has_handed_over(
+    tmp_path: Path,
+) -> None:
+    two, three = build_version(tmp_path / "index", 0, 2), build_version(tmp_path / "index", 1, 3)
+    version.make_current(tmp_path / "index", two)
+    async with (
+        a_fleet(tmp_path, lease_s=600) as (addresses, _),
+        a_shop(addresses) as shop,
+        a_shop(addresses, refresh_s=60) as other,  # Longer than a change may take.
+    ):
+        version.make_current(tmp_path / "index", three)
+        await eventually(partial(serves, shop, three))
+        assert await other.version() == two
+        changing = asyncio.create_task(other.change())
+        await eventually(partial(has_answered, other, 1), changing)
+        other.closes = True
+        await changing
+        assert await other.version() == three
 
 
 async def test_changes_on_disk_follow_a_version_that_begins_at_a_start(tmp_path: Path) -> None:

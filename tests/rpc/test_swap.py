@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -16,7 +18,9 @@ import pytest
 from index.building.build import SpaceVectors, build
 from index.serving.loader import Loader
 from index.serving.service import IndexShard
-from index.serving.shard_version import ShardVersion
+from index.serving.settings import ShardSettings
+from index.serving.shard import open_shards
+from index.serving.shard_version import ShardVersion, map_shard
 from index.serving.slots import Slots
 from index.serving.versions import ShardRolloutMetrics, ShardVersions, describe, shard_versions
 from index.serving.writer import Writer
@@ -187,3 +191,26 @@ async def test_a_cancelled_list_does_not_keep_a_version_loaded(tmp_path: Path) -
         await asyncio.to_thread(build_version, tmp_path, "new")
         pending = asyncio.get_running_loop().create_future()
         await until(lambda: not any(old in shard.served.uses() for shard in (first, second)), pending)
+
+
+async def test_a_version_is_loaded_at_the_priority_of_calls_and_hashed_at_a_lower_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = build_version(tmp_path / "index", "a title")
+    version.make_current(tmp_path / "index", name)
+    priorities: dict[str, int] = {}
+
+    def noting(what: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*arguments: Any, **named: Any) -> Any:
+            priorities[what] = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+            return function(*arguments, **named)
+
+        return noted
+
+    monkeypatch.setattr("index.serving.loader.map_shard", noting("load", map_shard))
+    monkeypatch.setattr(version, "file_entry", noting("hash", version.file_entry))
+    with open_shards(ShardSettings(location=str(tmp_path / "index")), [0]) as (shard,):
+        await shard.rollout.start()
+    own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    assert priorities["load"] == own
+    assert priorities["hash"] == min(own + 10, 19)

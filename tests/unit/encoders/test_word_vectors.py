@@ -6,6 +6,7 @@ import json
 import struct
 from pathlib import Path
 
+import fasttext
 import numpy as np
 import pytest
 
@@ -53,6 +54,22 @@ def write_patched(vectors_file: Path, out: Path, *patches: tuple[int, bytes]) ->
         data[offset : offset + len(new)] = new
     out.write_bytes(data)
     return out
+
+
+@pytest.mark.parametrize("lengths", [(3, 6), (1, 2), (0, 0)])
+def test_the_vector_of_any_word_is_that_of_the_library_to_the_last_bit(
+    tmp_path: Path, lengths: tuple[int, int]
+) -> None:
+    documents = [["コーヒー", "カップ", "珈琲", "coffee", "mug"], ["naïve", "𠮷野家", "wh1000xm5", "mug"]] * 5
+    words = train_word_vectors(
+        documents, tmp_path / "words.bin", SkipGramParameters(dim=8, buckets=97, epochs=3, subwords=lengths)
+    )
+    library = fasttext.load_model(str(tmp_path / "words.bin"))
+    assert words.words == library.get_words()
+    unknown = ["", "a", "日", "コーヒーカップ", "mugs", "<", ">", "</s>", "Ж" * 40, "kaffeetasse"]
+    for word in [*words.words, *unknown]:
+        np.testing.assert_array_equal(words.vector(word), library.get_word_vector(word), err_msg=word)
+    assert {*documents[0], *documents[1], "</s>"} == {*words.words}
 
 
 @pytest.mark.parametrize("kind", KINDS)

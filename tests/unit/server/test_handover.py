@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from encoders.clients import EncoderReplica
 from lookalike.errors import FailedPrecondition, Unavailable
 from lookalike.v1 import index_pb2
 from lookalike.v1.index_pb2 import AwaitedChanges, DescribeResponse, ShardState, SpaceState, Update
-from lookalike.v1.types_pb2 import SPACE_IMAGE
+from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT
 from server.handover import PendingHandover, hand_over, pending_handover
 
 
@@ -40,6 +41,25 @@ def test_the_version_that_most_shards_await_is_handed_over() -> None:
     pending = pending_handover([response(0, awaited=BEFORE), response(1, awaited=BEFORE), response(2, awaited=older)])
     assert pending is not None
     assert (pending.of, pending.of_shards) == ("v1", 2)
+
+
+def test_none_is_due_while_requests_would_stay_at_the_old_version_for_an_encoder() -> None:
+    old = SpaceState(space=SPACE_TEXT, dim=8, encoder="old")
+    responses = [response(0, awaited=BEFORE), response(1, awaited=BEFORE), response(2)]
+    for shard, each in enumerate(responses):
+        each.versions[0].spaces[0].space = SPACE_TEXT
+        if shard < BEFORE.shards:
+            each.versions.append(ShardState(version="v1", shard=shard, shards=2, spaces=[old]))
+
+    def is_due(*served: str) -> bool:
+        replica = EncoderReplica("text encoder", (SPACE_TEXT,), frozenset(served))
+        return pending_handover(responses, [replica]) is not None
+
+    assert not is_due("old")
+    assert is_due("old", "e")
+    assert is_due("other")  # It loses nothing.
+    del responses[1].versions[1]
+    assert is_due("old")  # A shard has left the old version: requests move anyway.
 
 
 class Shard:
