@@ -185,7 +185,7 @@ class Encoders:
         place of another, answers of both may come in turn.
         """
         if self._image_batcher is None:
-            raise Unavailable("no image encoder is set: photos cannot be encoded")
+            raise FailedPrecondition("no image encoder is set: photos cannot be encoded")
         for _ in range(_SIZES_TRIED - 1):
             with suppress(WrongInputSize):
                 return await self._image_batcher(await self._decode(field, data, deadline, fingerprint), deadline)
@@ -214,7 +214,7 @@ class Encoders:
         Raises what `TextEncoder.encode` does.
         """
         if self._text_batcher is None:
-            raise Unavailable("no text encoder is set: texts cannot be encoded")
+            raise FailedPrecondition("no text encoder is set: texts cannot be encoded")
         return await self._text_batcher(_Text(text, fingerprint), deadline)
 
     async def leave_out_words(
@@ -225,7 +225,7 @@ class Encoders:
         Raises what `TextEncoder.encode` does.
         """
         if self._text_batcher is None:
-            raise Unavailable("no text encoder is set: texts cannot be encoded")
+            raise FailedPrecondition("no text encoder is set: texts cannot be encoded")
         words, rests = await self._text_encoder.leave_out_words(text, deadline, fingerprint)
         vectors = (EncodedVector(vector, rests.encoder) for vector in rests.vectors)
         return [*zip(words, vectors, strict=True)]
@@ -236,7 +236,7 @@ class Encoders:
         Raises what `ProductEncoder.encode` does, and FailedPrecondition for inputs of encoders it was not trained on.
         """
         if self._product_batcher is None:
-            raise Unavailable("no product encoder is set: products cannot be encoded")
+            raise FailedPrecondition("no product encoder is set: products cannot be encoded")
         return await self._product_batcher(_Product(inputs, fingerprint), deadline)
 
     async def classify(
@@ -247,7 +247,7 @@ class Encoders:
         Raises what `ProductEncoder.classify` does, and FailedPrecondition for inputs of encoders it was not trained on.
         """
         if self._classify_batcher is None:
-            raise Unavailable("no product encoder is set: products cannot be classified")
+            raise FailedPrecondition("no product encoder is set: products cannot be classified")
         return await self._classify_batcher(_Product(inputs, fingerprint, precision), deadline)
 
     def _batcher(

@@ -108,7 +108,7 @@ class ShardGroup:
         if not errors:
             return ShardResults(outcomes, [])  # type: ignore[arg-type]  # all are hits
         if len(errors) == len(outcomes):
-            kinds = DeadlineExceeded, Overloaded
+            kinds = DeadlineExceeded, Overloaded, Unavailable  # By a bug only if nothing else hides an answer.
             raise next((error for kind in kinds for error in errors if isinstance(error, kind)), errors[0])
         hits = [None if isinstance(outcome, LookalikeError) else outcome for outcome in outcomes]
         return ShardResults(hits, [str(error) for error in errors])
