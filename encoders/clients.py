@@ -26,6 +26,7 @@ from lookalike.channels import aio_channels
 from lookalike.errors import DeadlineExceeded, FailedPrecondition, InvalidRequest, LookalikeError, Unavailable
 from lookalike.limits import MAX_CATEGORIES
 from lookalike.runtime.coalescer import Coalescer
+from lookalike.runtime.concurrently import run_concurrently
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.reported_breaker import ReportedBreaker
 from lookalike.v1.product_encoder_pb2 import ProductInput
@@ -162,7 +163,7 @@ class Encoders:
 
     async def poll(self, pinned: str) -> None:
         """Ask every replica which encoders it serves: `in_reach`. They keep those of the pinned version for a lease."""
-        image, text = await asyncio.gather(self._poll_images(), self._poll_texts(pinned))
+        image, text = await run_concurrently([self._poll_images(), self._poll_texts(pinned)])
         self.in_reach = (*image, *text)
 
     async def _poll_images(self) -> list[EncoderReplica]:

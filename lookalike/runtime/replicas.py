@@ -21,6 +21,7 @@ import grpc.aio
 from lookalike.channels import aio_channel
 from lookalike.errors import Unavailable
 from lookalike.runtime.circuit_breaker import CircuitBreaker
+from lookalike.runtime.concurrently import run_concurrently
 from lookalike.runtime.retry_budget import RetryBudget
 
 Stub = TypeVar("Stub")
@@ -98,10 +99,10 @@ class Replicas(Generic[Stub, State]):
 
         describe: raises grpc.aio.AioRpcError where a replica cannot be reached.
         """
-        found = await asyncio.gather(*map(self._resolve_known, self._addresses))
+        found = await run_concurrently(map(self._resolve_known, self._addresses))
         self._set_addresses([address for addresses in found for address in addresses])
         replicas = dict(self._replicas)
-        await asyncio.gather(*(each.ask(describe, self._clock) for each in replicas.values()))
+        await run_concurrently(each.ask(describe, self._clock) for each in replicas.values())
         return {address: each.state for address, each in replicas.items() if each.state is not None}
 
     async def call(self, send: Callable[[Stub], Awaitable[Reply]], serves: Callable[[State], bool]) -> Reply:

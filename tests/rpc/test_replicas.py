@@ -246,7 +246,8 @@ async def test_while_the_only_replica_hangs_calls_fail_at_once_and_one_tries_aga
         clock.step_s = 0.0
         with pytest.raises(Unavailable, match="has answered lately") as refused:
             await encode(replicas)
-        assert (refused.value.retry_after_s, hanging.calls) == (pytest.approx(PAUSE_S), MAX_FAILURES)
+        assert refused.value.retry_after_s == pytest.approx(PAUSE_S)
+        assert hanging.calls == MAX_FAILURES
         clock.now_s += PAUSE_S
         assert [await is_encoded(replicas) for _ in range(3)] == [False] * 3
         assert hanging.calls == MAX_FAILURES + 1
