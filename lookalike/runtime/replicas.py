@@ -61,6 +61,11 @@ class _Replica(Generic[Stub, State]):
             if self.late >= MAX_LATE:
                 self.state = None
 
+    def is_lost(self, error: grpc.aio.AioRpcError) -> bool:
+        """Whether a call failed with its connection; one that the replica itself answers by UNAVAILABLE has not."""
+        is_connected = self.channel.get_state() is grpc.ChannelConnectivity.READY
+        return error.code() is grpc.StatusCode.UNAVAILABLE and not is_connected
+
     def rank(self, serves: Callable[[State], bool]) -> tuple[bool, int, bool, int]:
         """Sort key: whether it answers, serves what a call needs, and is busy. A broken one fails fast: never busy."""
         silent = self.late > 0 and not self.breaker.is_closed
@@ -157,7 +162,7 @@ class Replicas(Generic[Stub, State]):
             reply = await send(replica.stub)
         except grpc.aio.AioRpcError as error:
             now_s = self._clock()
-            if error.code() is grpc.StatusCode.UNAVAILABLE or (_is_late(error) and now_s - began_s >= HANGS_S):
+            if replica.is_lost(error) or (_is_late(error) and now_s - began_s >= HANGS_S):
                 replica.breaker.record_failure(now_s)
             elif not _is_late(error):
                 replica.breaker.record_success()
