@@ -174,7 +174,7 @@ async def test_a_product_encoder_response_that_breaks_the_contract_is_unavailabl
 ) -> None:
     async with scripted_system() as system:
         system.product_encoder.results = results
-        assert "product encoder" in await details_of(system.search.Classify(STORED), grpc.StatusCode.FAILED_PRECONDITION)
+        assert "product encoder" in await details_of(system.search.Classify(STORED), grpc.StatusCode.UNAVAILABLE)
 
 
 async def test_without_a_product_encoder_classification_fails() -> None:
