@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib import resources
 from pathlib import Path
@@ -204,6 +205,6 @@ async def test_the_same_file_makes_a_node_client_retry(tmp_path: Path) -> None:
 
 
 async def run(command: str, folder: Path) -> tuple[int | None, list[str]]:
-    process = await asyncio.create_subprocess_shell(command, cwd=folder, stdout=asyncio.subprocess.PIPE)
-    output, _ = await asyncio.wait_for(process.communicate(), 120)
+    process = await asyncio.create_subprocess_shell(command, cwd=folder, stdin=DEVNULL, stdout=PIPE)
+    output, _ = await asyncio.wait_for(process.communicate(), 300)
     return process.returncode, output.decode().splitlines()
