@@ -315,8 +315,8 @@ class Encoders:
         return encoded
 
     def _paused(self) -> Unavailable:
-        message = f"image encoder: {_MAX_FAILURES} calls in a row failed, the next one is soon"
-        return Unavailable(message, retry_after_s=self._image_breaker.retry_after_s())
+        retry_after_s = self._image_breaker.retry_after_s()
+        return Unavailable("image encoder: it has not answered lately", retry_after_s=retry_after_s)
 
     async def _encode_texts(
         self, batch: list[_Text], deadline: Deadline

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import socket
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -23,6 +24,8 @@ from lookalike.errors import Unavailable
 from lookalike.runtime.circuit_breaker import CircuitBreaker
 from lookalike.runtime.concurrently import run_concurrently
 from lookalike.runtime.retry_budget import RetryBudget
+
+log = logging.getLogger(__name__)
 
 Stub = TypeVar("Stub")
 State = TypeVar("State")
@@ -39,6 +42,7 @@ HANGS_S = 0.5  # A call that was given up earlier says nothing about its replica
 
 @dataclass(slots=True, eq=False)
 class _Replica(Generic[Stub, State]):
+    address: str
     channel: grpc.aio.Channel
     stub: Stub
     state: State | None = None  # None: it was not reached when it was last asked, or never asked.
@@ -54,12 +58,23 @@ class _Replica(Generic[Stub, State]):
         except grpc.aio.AioRpcError as error:
             if _is_late(error):
                 self.late += 1
-                self.breaker.record_failure(clock())
+                self.record_failure(error, clock())
             else:
                 self.late = MAX_LATE
-                self.breaker.trip(clock())
+                self._note(self.breaker.trip(clock()), error)
             if self.late >= MAX_LATE:
                 self.state = None
+
+    def record_failure(self, error: grpc.aio.AioRpcError, now_s: float) -> None:
+        self._note(self.breaker.record_failure(now_s), error)
+
+    def record_success(self) -> None:
+        if self.breaker.record_success():
+            log.info("%s answers again", self.address)
+
+    def _note(self, opened: bool, error: grpc.aio.AioRpcError) -> None:
+        if opened:
+            log.warning("%s is left out until it answers: %s: %s", self.address, error.code().name, error.details())
 
     def is_lost(self, error: grpc.aio.AioRpcError) -> bool:
         """Whether a call failed with its connection; one that the replica itself answers by UNAVAILABLE has not."""
@@ -152,7 +167,7 @@ class Replicas(Generic[Stub, State]):
         for address in addresses:
             if address not in self._replicas:
                 channel = aio_channel(address)
-                self._replicas[address] = _Replica(channel, self._connect(channel))
+                self._replicas[address] = _Replica(address, channel, self._connect(channel))
 
     async def _send(self, replica: _Replica[Stub, State], send: Callable[[Stub], Awaitable[Reply]]) -> Reply:
         began_s = self._clock()
@@ -163,13 +178,13 @@ class Replicas(Generic[Stub, State]):
         except grpc.aio.AioRpcError as error:
             now_s = self._clock()
             if replica.is_lost(error) or (_is_late(error) and now_s - began_s >= HANGS_S):
-                replica.breaker.record_failure(now_s)
+                replica.record_failure(error, now_s)
             elif not _is_late(error):
-                replica.breaker.record_success()
+                replica.record_success()
             raise
         finally:
             replica.in_flight -= 1
-        replica.breaker.record_success()
+        replica.record_success()
         self._retry_budget.record_success()
         return reply
 

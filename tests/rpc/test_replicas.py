@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -222,7 +223,10 @@ async def is_encoded(replicas: TextEncoderReplicas) -> bool:
     return True
 
 
-async def test_a_replica_that_hangs_is_left_out_after_two_calls_and_is_back_when_it_answers() -> None:
+async def test_a_replica_that_hangs_is_left_out_after_two_calls_and_is_back_when_it_answers(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "lookalike")
     hanging, healthy, clock = HangingReplica(hangs=True), Replica(), Clock(step_s=HANGS_S)
     async with serving(hanging.handler()) as first, serving(healthy.handler()) as second:
         replicas = text_encoder_replicas([first, second], clock=clock)
@@ -235,6 +239,10 @@ async def test_a_replica_that_hangs_is_left_out_after_two_calls_and_is_back_when
         assert await is_encoded(replicas)
         assert hanging.calls == MAX_FAILURES + 1
         await replicas.close()
+    assert caplog.messages == [
+        f"{first} is left out until it answers: DEADLINE_EXCEEDED: hangs",
+        f"{first} answers again",
+    ]
 
 
 async def test_while_the_only_replica_hangs_calls_fail_at_once_and_one_tries_again_after_the_pause() -> None:
