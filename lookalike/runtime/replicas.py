@@ -48,13 +48,17 @@ class _Replica(Generic[Stub, State]):
     state: State | None = None  # None: it was not reached when it was last asked, or never asked.
     in_flight: int = 0
     late: int = 0  # Polls in a row that it did not answer in time.
+    hung: bool = False  # Whether calls were late, and none was answered since.
     breaker: CircuitBreaker = field(default_factory=lambda: CircuitBreaker(max_failures=MAX_FAILURES, pause_s=PAUSE_S))
 
     async def ask(self, describe: Callable[[Stub], Awaitable[State]], clock: Callable[[], float]) -> None:
-        """Ask for its state. One that answers after it failed gets a call again: it may hang all the same."""
+        """Ask for its state. One that answers is called again; one whose calls hung, by one call at first."""
         try:
             self.state, self.late = await describe(self.stub), 0
-            self.breaker.end_pause(clock())
+            if self.hung:
+                self.breaker.end_pause(clock())
+            else:
+                self.record_success()
         except grpc.aio.AioRpcError as error:
             if _is_late(error):
                 self.late += 1
@@ -69,6 +73,7 @@ class _Replica(Generic[Stub, State]):
         self._note(self.breaker.record_failure(now_s), error)
 
     def record_success(self) -> None:
+        self.hung = False
         if self.breaker.record_success():
             log.info("%s answers again", self.address)
 
@@ -178,6 +183,7 @@ class Replicas(Generic[Stub, State]):
         except grpc.aio.AioRpcError as error:
             now_s = self._clock()
             if replica.is_lost(error) or (_is_late(error) and now_s - began_s >= HANGS_S):
+                replica.hung |= _is_late(error)
                 replica.record_failure(error, now_s)
             elif not _is_late(error):
                 replica.record_success()

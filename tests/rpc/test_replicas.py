@@ -291,3 +291,17 @@ async def test_a_replica_that_two_polls_found_silent_is_called_only_where_no_oth
         healthy.may_answer.set()
         await blocked
         await replicas.close()
+
+
+async def test_a_replica_that_is_back_takes_all_calls_at_once() -> None:
+    replica, clock = Replica(), Clock()
+    async with serving(replica.handler()) as address:
+        replicas = text_encoder_replicas([address], clock=clock)
+        replica.may_describe.clear()
+        for _ in range(MAX_FAILURES):
+            await poll_text_encoders(replicas, "", 0.05)
+        assert not await is_encoded(replicas)
+        replica.may_describe.set()
+        await poll_text_encoders(replicas, "", SOON)
+        assert await asyncio.gather(*(is_encoded(replicas) for _ in range(8))) == [True] * 8
+        await replicas.close()
