@@ -196,8 +196,8 @@ _SERVER_OPTIONS = (
     # Two processes on one port by mistake must be an error: calls would go to either at random.
     ("grpc.so_reuseport", 0),
     # Callers ask every 10 s whether the server is there while a call waits (lookalike/channels.py). By default that is
-    # too often without data, after two of them: the connection ends.
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    # too often without data, and the connection ends: with clients that do not themselves ask less often, as C core's.
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
 )
 
 
