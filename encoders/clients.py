@@ -21,11 +21,14 @@ from encoders.image.versions import ImageVersions
 from encoders.product.client import CategoryProbabilities, ProductEncoder, ProductEncoderInfo
 from encoders.text.client import TextEncoder
 from encoders.text.replicas import poll_text_encoders, text_encoder_replicas
+from encoders.types import Embeddings
 from lookalike.channels import aio_channels
-from lookalike.errors import DeadlineExceeded, FailedPrecondition, InvalidRequest, Unavailable
+from lookalike.errors import DeadlineExceeded, FailedPrecondition, InvalidRequest, LookalikeError, Unavailable
 from lookalike.limits import MAX_CATEGORIES
 from lookalike.runtime.coalescer import Coalescer
+from lookalike.runtime.concurrently import run_concurrently
 from lookalike.runtime.deadline import Deadline
+from lookalike.runtime.reported_breaker import ReportedBreaker
 from lookalike.v1.product_encoder_pb2 import ProductInput
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Space
 from lookalike.vectors import F32, pack
@@ -37,6 +40,9 @@ Pixels = npt.NDArray[np.uint8]
 _SIZES_TRIED = 4  # Of a photo.
 PRODUCT_BATCH = 64  # Maximum number of products in one call to the product encoder.
 POLL_TIMEOUT_S = 2.0  # Of asking a replica what it serves.
+# Calls to the model server that fail in a row, of which one costs its callers up to `timeout_s`; then all fail at once.
+_MAX_FAILURES = 3
+_PAUSE_S = 1.0  # Until one call tries whether it answers again.
 _IMAGE_SPACES, _TEXT_SPACES = (SPACE_IMAGE,), (SPACE_TEXT, SPACE_PRODUCT)
 
 
@@ -130,6 +136,9 @@ class Encoders:
             self._image_encoder = ImageEncoder(
                 *channels, model=settings.model, version=settings.model_version, label=settings.model_label
             )
+            self._image_breaker = ReportedBreaker(
+                "image encoder", "photos are not encoded", max_failures=_MAX_FAILURES, pause_s=_PAUSE_S
+            )
             self._image_batcher = self._batcher(
                 "image encoder", self._encode_images, settings.image_batch, max_in_flight=settings.image_in_flight
             )
@@ -154,7 +163,7 @@ class Encoders:
 
     async def poll(self, pinned: str) -> None:
         """Ask every replica which encoders it serves: `in_reach`. They keep those of the pinned version for a lease."""
-        image, text = await asyncio.gather(self._poll_images(), self._poll_texts(pinned))
+        image, text = await run_concurrently([self._poll_images(), self._poll_texts(pinned)])
         self.in_reach = (*image, *text)
 
     async def _poll_images(self) -> list[EncoderReplica]:
@@ -185,7 +194,9 @@ class Encoders:
         place of another, answers of both may come in turn.
         """
         if self._image_batcher is None:
-            raise Unavailable("no image encoder is set: photos cannot be encoded")
+            raise FailedPrecondition("no image encoder is set: photos cannot be encoded")
+        if not self._image_breaker.allows():  # Before a photo is decoded in vain.
+            raise self._paused()
         for _ in range(_SIZES_TRIED - 1):
             with suppress(WrongInputSize):
                 return await self._image_batcher(await self._decode(field, data, deadline, fingerprint), deadline)
@@ -214,7 +225,7 @@ class Encoders:
         Raises what `TextEncoder.encode` does.
         """
         if self._text_batcher is None:
-            raise Unavailable("no text encoder is set: texts cannot be encoded")
+            raise FailedPrecondition("no text encoder is set: texts cannot be encoded")
         return await self._text_batcher(_Text(text, fingerprint), deadline)
 
     async def leave_out_words(
@@ -225,7 +236,7 @@ class Encoders:
         Raises what `TextEncoder.encode` does.
         """
         if self._text_batcher is None:
-            raise Unavailable("no text encoder is set: texts cannot be encoded")
+            raise FailedPrecondition("no text encoder is set: texts cannot be encoded")
         words, rests = await self._text_encoder.leave_out_words(text, deadline, fingerprint)
         vectors = (EncodedVector(vector, rests.encoder) for vector in rests.vectors)
         return [*zip(words, vectors, strict=True)]
@@ -236,7 +247,7 @@ class Encoders:
         Raises what `ProductEncoder.encode` does, and FailedPrecondition for inputs of encoders it was not trained on.
         """
         if self._product_batcher is None:
-            raise Unavailable("no product encoder is set: products cannot be encoded")
+            raise FailedPrecondition("no product encoder is set: products cannot be encoded")
         return await self._product_batcher(_Product(inputs, fingerprint), deadline)
 
     async def classify(
@@ -247,7 +258,7 @@ class Encoders:
         Raises what `ProductEncoder.classify` does, and FailedPrecondition for inputs of encoders it was not trained on.
         """
         if self._classify_batcher is None:
-            raise Unavailable("no product encoder is set: products cannot be classified")
+            raise FailedPrecondition("no product encoder is set: products cannot be classified")
         return await self._classify_batcher(_Product(inputs, fingerprint, precision), deadline)
 
     def _batcher(
@@ -277,12 +288,35 @@ class Encoders:
 
         async def encode(photos: list[_Photo]) -> Sequence[EncodedVector]:
             pixels = np.stack([photo.pixels for photo in photos])
-            encoded = await self._image_encoder.encode(pixels, deadline, photos[0].version)
+            encoded = await self._encode_pixels(pixels, deadline, photos[0].version)
             if photos[0].version and encoded.encoder != photos[0].fingerprint:
                 self._image_versions.forget()
             return [EncodedVector(vector, encoded.encoder) for vector in encoded.vectors]
 
         return await send_groups(batch, [(photo.version, photo.pixels.shape) for photo in batch], encode)
+
+    async def _encode_pixels(self, pixels: Pixels, deadline: Deadline, version: int) -> Embeddings:
+        """As `ImageEncoder.encode`, but at once Unavailable while the model server does not answer."""
+        breaker = self._image_breaker
+        if not breaker.begin():
+            raise self._paused()
+        try:
+            encoded = await self._image_encoder.encode(pixels, deadline, version)
+        except (Unavailable, DeadlineExceeded) as error:
+            if isinstance(error, WrongInputSize):
+                breaker.record_success()
+            else:
+                breaker.record_failure(error)
+            raise
+        except LookalikeError:
+            breaker.record_success()
+            raise
+        breaker.record_success()
+        return encoded
+
+    def _paused(self) -> Unavailable:
+        retry_after_s = self._image_breaker.retry_after_s()
+        return Unavailable("image encoder: it has not answered lately", retry_after_s=retry_after_s)
 
     async def _encode_texts(
         self, batch: list[_Text], deadline: Deadline

@@ -5,7 +5,8 @@
         for hit in response.hits:
             print(f"{hit.score:.3f} {hit.product.title}")
 
-A call raises an error of `lookalike.errors`: InvalidRequest names the field, Overloaded says when to retry.
+A call raises an error of `lookalike.errors`: InvalidRequest names the field, Overloaded says when to retry. What no
+gateway could answer is retried before that: `lookalike.retries`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from lookalike.changes import (
     upsert_change,
     write_requests,
 )
-from lookalike.channels import aio_channel, blocking_channel
+from lookalike.channels import aio_client_channel, blocking_client_channel
 from lookalike.errors import LookalikeError
 from lookalike.requests import (
     ClassifyArguments,
@@ -48,6 +49,7 @@ from lookalike.requests import (
     search_request,
     stream_requests,
 )
+from lookalike.retries import DEFAULT_RETRIES, RetryPolicy, service_config
 from lookalike.spaces import VECTOR_SPACES, space_name
 from lookalike.status import from_request_error, to_error
 from lookalike.v1.catalog_pb2 import (
@@ -87,6 +89,7 @@ __all__ = [
     "FilterArguments",
     "PatchArguments",
     "PatchFields",
+    "RetryPolicy",
     "SearchArguments",
     "UpsertArguments",
     "conditions",
@@ -102,12 +105,23 @@ Response = TypeVar("Response")
 class Client:
     """A blocking client, safe to share between threads. Close it, or use it in `with`.
 
-    timeout_s: the default timeout of a call. It is sent as the gRPC deadline: the gateway stops working on it then.
+    address:   of a gateway, host:port; of several, "10.0.0.1:50051,10.0.0.2:50051" or a sequence of them, or a name
+               that has several addresses: they are called by turns.
+    timeout_s: the default timeout of a call, retries included. It is sent as the gRPC deadline: the gateway stops
+               working on it then.
+    retry:     how often, and after what pauses, a call is made again that no gateway could answer (UNAVAILABLE); None:
+               never. Which calls, and why that is safe: `lookalike.retries`.
     """
 
-    def __init__(self, address: str, *, timeout_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        address: str | Sequence[str],
+        *,
+        timeout_s: float = 10.0,
+        retry: RetryPolicy | None = DEFAULT_RETRIES,
+    ) -> None:
         self._timeout_s = timeout_s
-        self._channel = blocking_channel(address)
+        self._channel = blocking_client_channel(address, service_config(retry))
         self._similar = SimilarProductsStub(self._channel)
         self._catalog = CatalogStub(self._channel)
 
@@ -318,7 +332,7 @@ class Client:
         return self._call(self._catalog.Wait, request, timeout_s).changes
 
     def _call(self, method: Callable[..., Response], request: Message, timeout_s: float | None) -> Response:
-        """Call once, with the client's time-out unless the call has its own."""
+        """Call, with the client's time-out unless the call has its own."""
         return self._call_within(self._timeout_s if timeout_s is None else timeout_s, method, request)
 
     def _call_within(self, timeout_s: float | None, method: Callable[..., Response], request: Message) -> Response:
@@ -368,9 +382,15 @@ class AsyncClient:
         responses = await asyncio.gather(*(client.search(product_id=product_id) for product_id in product_ids))
     """
 
-    def __init__(self, address: str, *, timeout_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        address: str | Sequence[str],
+        *,
+        timeout_s: float = 10.0,
+        retry: RetryPolicy | None = DEFAULT_RETRIES,
+    ) -> None:
         self._timeout_s = timeout_s
-        self._channel = aio_channel(address)
+        self._channel = aio_client_channel(address, service_config(retry))
         self._similar = SimilarProductsStub(self._channel)
         self._catalog = CatalogStub(self._channel)
 

@@ -5,10 +5,11 @@ LookalikeError
 │   ├── InvalidRequest          a field of the request is malformed                 INVALID_ARGUMENT
 │   ├── NotFound                no such product, or it has no such vector           NOT_FOUND
 │   └── FailedPrecondition      the server lacks the space or version               FAILED_PRECONDITION
-├── ServiceError                the caller can retry
+├── ServiceError                the service failed; all but the last may pass by retrying
 │   ├── Overloaded              a limit of the server was reached                   RESOURCE_EXHAUSTED
 │   ├── DeadlineExceeded        the caller's deadline passed                        DEADLINE_EXCEEDED
-│   └── Unavailable             a server that the request needs is unreachable      UNAVAILABLE
+│   ├── Unavailable             a server that the request needs is unreachable      UNAVAILABLE
+│   └── InternalError           a process that the request needs has a bug          INTERNAL
 └── OperatorError               whoever runs the command can fix it                 exit status 2
     ├── BadSettings             an unknown setting, or a value that is not allowed
     ├── BadArtifact             a file is missing, damaged or of another kind
@@ -44,7 +45,7 @@ class FailedPrecondition(CallerError):
 
 
 class ServiceError(LookalikeError):
-    """The service failed. The same request may succeed later."""
+    """The service failed, not the caller."""
 
 
 class Overloaded(ServiceError):
@@ -60,7 +61,18 @@ class DeadlineExceeded(ServiceError):
 
 
 class Unavailable(ServiceError):
-    """A server, store or encoder that the request needs cannot be reached."""
+    """A server, store or encoder that the request needs cannot be reached.
+
+    retry_after_s: when to retry; None: nobody knows.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class InternalError(ServiceError):
+    """A bug in a process that the request needs: its log has it, and the same request is likely to meet it again."""
 
 
 class OperatorError(LookalikeError):

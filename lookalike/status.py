@@ -15,6 +15,7 @@ from google.rpc import error_details_pb2, status_pb2
 from lookalike.errors import (
     DeadlineExceeded,
     FailedPrecondition,
+    InternalError,
     InvalidRequest,
     LookalikeError,
     NotFound,
@@ -31,17 +32,31 @@ STATUS: Mapping[type[LookalikeError], grpc.StatusCode] = {
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     Unavailable: grpc.StatusCode.UNAVAILABLE,
+    InternalError: grpc.StatusCode.INTERNAL,
 }
+
+Trailer = tuple[tuple[str, str | bytes], ...]
+
 
 # What a caller learns of a bug; the rest is in the log.
 INTERNAL_MESSAGE = "internal error; see the server's log"
 
 
 def code_of(error: BaseException) -> grpc.StatusCode:
-    """The status code of any exception: INTERNAL if it is not in the table."""
+    """The status code of any exception: INTERNAL if neither its type nor one that this derives from is in the table."""
     if isinstance(error, asyncio.CancelledError):
         return grpc.StatusCode.CANCELLED
-    return STATUS.get(type(error), grpc.StatusCode.INTERNAL)  # type: ignore[arg-type]  # .get takes any type
+    return next((STATUS[each] for each in type(error).__mro__ if each in STATUS), grpc.StatusCode.INTERNAL)
+
+
+def is_stated(error: BaseException) -> bool:
+    """Whether an error is one that callers are told of, in its own words; any other is a bug, or an operator's."""
+    return any(isinstance(error, each) for each in STATUS)
+
+
+def retry_delay_s(error: BaseException) -> float | None:
+    """When to retry after an error; None: it does not say."""
+    return error.retry_after_s if isinstance(error, Overloaded | Unavailable) else None
 
 
 def to_error(error: grpc.RpcError) -> LookalikeError:
@@ -53,11 +68,9 @@ def to_error(error: grpc.RpcError) -> LookalikeError:
         _unpack_first(details, bad)
         violation = next(iter(bad.field_violations), None)
         return InvalidRequest(violation.field, violation.description) if violation else InvalidRequest("", message)
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        retry = error_details_pb2.RetryInfo()
-        has_delay = _unpack_first(details, retry)
-        return Overloaded(message, retry_after_s=retry.retry_delay.ToTimedelta().total_seconds() if has_delay else 0.1)
-    return _error_of_code(code, message)
+    retry = error_details_pb2.RetryInfo()
+    has_delay = _unpack_first(details, retry)
+    return _error_of_code(code, message, retry.retry_delay.ToTimedelta().total_seconds() if has_delay else None)
 
 
 def to_request_error(error: LookalikeError) -> RequestError:
@@ -65,9 +78,7 @@ def to_request_error(error: LookalikeError) -> RequestError:
     code = code_of(error).value[0]
     if isinstance(error, InvalidRequest):
         return RequestError(code=code, message=error.reason, field=error.field)
-    if isinstance(error, Overloaded):
-        return RequestError(code=code, message=str(error), retry_after_s=error.retry_after_s)
-    return RequestError(code=code, message=str(error))
+    return RequestError(code=code, message=str(error), retry_after_s=retry_delay_s(error) or 0.0)
 
 
 def from_request_error(error: RequestError) -> LookalikeError:
@@ -75,12 +86,14 @@ def from_request_error(error: RequestError) -> LookalikeError:
     code = next((code for code in grpc.StatusCode if code.value[0] == error.code), grpc.StatusCode.UNKNOWN)
     if code is grpc.StatusCode.INVALID_ARGUMENT:
         return InvalidRequest(error.field, error.message)
+    return _error_of_code(code, error.message, error.retry_after_s or None)
+
+
+def _error_of_code(code: grpc.StatusCode, message: str, retry_after_s: float | None) -> LookalikeError:
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return Overloaded(error.message, retry_after_s=error.retry_after_s)
-    return _error_of_code(code, error.message)
-
-
-def _error_of_code(code: grpc.StatusCode, message: str) -> LookalikeError:
+        return Overloaded(message) if retry_after_s is None else Overloaded(message, retry_after_s=retry_after_s)
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return Unavailable(message, retry_after_s=retry_after_s)
     error_type = next((candidate for candidate, its_code in STATUS.items() if its_code is code), None)
     return ServiceError(f"{code.name}: {message}") if error_type is None else error_type(message)
 
@@ -107,12 +120,18 @@ def rich_status(error: LookalikeError) -> status_pb2.Status:
     if isinstance(error, InvalidRequest):
         violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.reason)
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
-    if isinstance(error, Overloaded):
+    if (retry_after_s := retry_delay_s(error)) is not None:
         delay = duration_pb2.Duration()
-        delay.FromNanoseconds(int(error.retry_after_s * 1e9))
+        delay.FromNanoseconds(int(retry_after_s * 1e9))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     packed = []
     for detail in details:
         packed.append(any_pb2.Any())
         packed[-1].Pack(detail)
     return status_pb2.Status(code=code_of(error).value[0], message=str(error), details=packed)
+
+
+def trailer_of(error: LookalikeError) -> Trailer:
+    """The trailing metadata that report an error: its details."""
+    status = rich_status(error)
+    return (("grpc-status-details-bin", status.SerializeToString()),) if status.details else ()

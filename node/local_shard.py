@@ -11,11 +11,11 @@ from typing import TypeVar
 import grpc
 
 from index.serving.service import IndexShard
-from lookalike.errors import LookalikeError, Overloaded, Unavailable
+from lookalike.errors import LookalikeError, Unavailable
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.edge import error_of_peer
 from lookalike.shard_query import ShardHits, ShardQuery
-from lookalike.status import INTERNAL_MESSAGE, STATUS, code_of
+from lookalike.status import INTERNAL_MESSAGE, code_of, is_stated, retry_delay_s
 from lookalike.v1 import index_pb2
 
 log = logging.getLogger(__name__)
@@ -102,12 +102,9 @@ class LocalShard:
         except TimeoutError:
             raise Unavailable(f"shard {self.address} did not answer in time") from None
         except Exception as error:
-            if isinstance(error, LookalikeError) and type(error) in STATUS:
-                retry_after_s = error.retry_after_s if isinstance(error, Overloaded) else 0.0
+            if isinstance(error, LookalikeError) and is_stated(error):
                 raise error_of_peer(
-                    code_of(error), str(error), f"shard {self.address}", retry_after_s=retry_after_s
+                    code_of(error), str(error), f"shard {self.address}", retry_after_s=retry_delay_s(error)
                 ) from error
             log.error("unexpected error", exc_info=error)
-            raise error_of_peer(
-                grpc.StatusCode.INTERNAL, INTERNAL_MESSAGE, f"shard {self.address}", retry_after_s=0
-            ) from error
+            raise error_of_peer(grpc.StatusCode.INTERNAL, INTERNAL_MESSAGE, f"shard {self.address}") from error

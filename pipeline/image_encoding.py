@@ -19,7 +19,7 @@ from encoders.image.client import ImageEncoder, WrongInputSize
 from encoders.image.signature import MODEL
 from encoders.types import Embeddings
 from lookalike.channels import aio_channel
-from lookalike.errors import BadArtifact, DeadlineExceeded, OperatorError, Overloaded, Unavailable
+from lookalike.errors import BadArtifact, OperatorError, ServiceError
 from lookalike.runtime.deadline import Deadline
 from lookalike.vectors import F32
 from pipeline.features.vectors import VectorTable
@@ -86,13 +86,13 @@ async def encode_by(encoder: str, encode: Encode, pixels: Pixels) -> F32:
 
 
 async def with_retries(call: Callable[[], Awaitable[T]]) -> T:
-    """Call; again while the server is overloaded or unreachable. Raises the error of the last attempt."""
+    """Call; again while the server fails. Raises the error of the last attempt."""
     for attempt in itertools.count(1):
         try:
             return await call()
         except WrongInputSize as error:
             raise OperatorError(f"the image model changed ({error}): run the update again") from error
-        except (Overloaded, Unavailable, DeadlineExceeded):
+        except ServiceError:
             if attempt == ATTEMPTS:
                 raise
             await asyncio.sleep(FIRST_PAUSE_S * 2 ** (attempt - 1))

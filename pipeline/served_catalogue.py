@@ -15,6 +15,7 @@ from lookalike.cli.catalog.export import row
 from lookalike.cli.progress import progress_bar
 from lookalike.errors import BadArtifact, BadSettings, NotFound
 from lookalike.releases.location import Location
+from lookalike.runtime.concurrently import run_concurrently
 from lookalike.v1.types_pb2 import SPACE_IMAGE
 from lookalike.vectors import F32, unpack
 from pipeline.gateway import Gateway
@@ -59,5 +60,5 @@ async def image_vectors(gateway: Gateway, product_ids: Sequence[str], *, encoder
         vector = next((each.vector for each in response.vectors if each.encoder == encoder), None)
         return None if vector is None else unpack(vector, dim)[0]
 
-    vectors = await asyncio.gather(*map(vector_of, product_ids))
+    vectors = await run_concurrently(map(vector_of, product_ids))
     return {product_id: vector for product_id, vector in zip(product_ids, vectors, strict=True) if vector is not None}

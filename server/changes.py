@@ -15,6 +15,7 @@ from typing import NamedTuple
 from lookalike.errors import InvalidRequest, LookalikeError, NotFound, Overloaded, Unavailable
 from lookalike.limits import MAX_CHANGES
 from lookalike.product_rules import embedded_texts, max_revision
+from lookalike.runtime.concurrently import run_concurrently
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.partition import product_hash
 from lookalike.runtime.product_fields import check_product_id, check_update_mask, normalise_product
@@ -114,7 +115,7 @@ class CatalogWriter:
                 return error
 
         if any(map(needs_encoder, changes)):
-            return await asyncio.gather(*map(prepare, changes))
+            return await run_concurrently(map(prepare, changes))
         prepared = []
         for i, change in enumerate(changes):
             if i % _CHECKED_AT_ONCE == 0:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 
 from encoders.clients import ClassificationResult, EncodedVector, Encoders, InputVectors
 from lookalike.errors import NotFound
+from lookalike.runtime.concurrently import run_concurrently
 from lookalike.runtime.deadline import Deadline
 from lookalike.v1 import index_pb2, search_pb2
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Space
@@ -56,8 +56,8 @@ class ClassifyHandler:
 
     async def _encode(self, query: ClassifyQuery, snapshot: Snapshot, deadline: Deadline) -> InputVectors:
         """Encode the photo and the text; neither is known of a text alone of which the encoder knows no word."""
-        image, text = await asyncio.gather(
-            self._encode_image(query, snapshot, deadline), self._encode_text(query, snapshot, deadline)
+        image, text = await run_concurrently(
+            [self._encode_image(query, snapshot, deadline), self._encode_text(query, snapshot, deadline)]
         )
         return InputVectors(image, text)
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from encoders.clients import EncodedVector, Encoders, InputVectors
 from lookalike.errors import InvalidRequest, LookalikeError
+from lookalike.runtime.concurrently import run_concurrently
 from lookalike.runtime.deadline import Deadline
 from lookalike.v1.index_pb2 import FetchedProduct
 from lookalike.v1.search_pb2 import Contribution, Hit
@@ -27,7 +28,7 @@ from lookalike.vectors import F32, pack
 from server.diversity import hit_vectors
 from server.policy import Route, has_example_in
 from server.query import ExampleSource, QueryExample
-from server.query_vectors import QueryInputs, compose_query_vectors, require_encoder, run_concurrently
+from server.query_vectors import QueryInputs, compose_query_vectors, require_encoder
 from server.shard_group import ShardGroup, ShardResults
 from server.topology import Snapshot
 

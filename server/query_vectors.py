@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from encoders.clients import EncodedVector, Encoders, InputVectors
 from lookalike.errors import FailedPrecondition
+from lookalike.runtime.concurrently import run_concurrently
 from lookalike.runtime.deadline import Deadline
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Space
 from lookalike.vectors import F32
@@ -15,8 +15,6 @@ from server.query import COMPARABLE_IN, ExampleSource, QueryExample, SearchQuery
 from server.stored_product import StoredProduct
 from server.topology import Snapshot, SpaceInfo
 from server.vector_math import combine, unit_vector
-
-Result = TypeVar("Result")
 
 
 class UnknownTexts(Exception):
@@ -155,10 +153,3 @@ def require_encoder(encoded: EncodedVector, space: SpaceInfo) -> F32:
     if encoded.encoder != space.encoder:
         raise FailedPrecondition(f"the encoder is {encoded.encoder}, the index was built with {space.encoder}")
     return encoded.vector
-
-
-async def run_concurrently(coroutines: Sequence[Coroutine[None, None, Result]]) -> list[Result]:
-    """Await all coroutines. A single one, the common case, is awaited without a task of its own, which is faster."""
-    if len(coroutines) == 1:
-        return [await coroutines[0]]
-    return await asyncio.gather(*coroutines)

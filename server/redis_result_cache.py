@@ -6,10 +6,10 @@ It fails open: while Redis is down, answers are computed, not refused.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -17,10 +17,9 @@ from redis.exceptions import RedisError
 
 from lookalike.errors import BadSettings, Overloaded
 from lookalike.runtime.coalescer import Coalescer
+from lookalike.runtime.reported_breaker import ReportedBreaker
 from server import metrics
 from server.result_cache import digest_of
-
-log = logging.getLogger(__name__)
 
 _MAX_FAILURES_IN_A_ROW = 3
 _DIGEST_BYTES = 16
@@ -32,8 +31,9 @@ class RedisResultCache:
     GETs that arrive while one call is in flight are sent together as one MGET, on a connection of their own: through
     redis-py's client a call takes twice the CPU (70 in place of 33 µs). SETs that arrive meanwhile are one pipeline.
     A value begins with a digest of it and its key: one that was damaged, or written by something else, is not found.
-    After three failed or late calls in a row Redis is not called for `pause_s`: a Redis that is down or hangs costs a
-    few time-outs per pause instead of one per request, and a single late call costs one answer its cache hit.
+    GETs and SETs have a circuit breaker each, since a full Redis answers the ones and refuses the others. After three
+    calls that failed or were late none is made for `pause_s`: a Redis that is down or hangs costs a time-out per pause
+    instead of one per request, and a single late call costs the answers that it was for their cache hits.
     """
 
     def __init__(
@@ -53,11 +53,10 @@ class RedisResultCache:
         self._connection = self._redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
         self._ttl_ms = max(1, round(ttl_s * 1000))
         self._timeout_s = timeout_s
-        self._pause_s = pause_s
         self._prefix = prefix
-        self._clock = clock
-        self._paused_until_s = -1.0
-        self._failures = 0
+        breaker = partial(ReportedBreaker, max_failures=_MAX_FAILURES_IN_A_ROW, pause_s=pause_s, clock=clock)
+        self._gets = breaker("redis get", "answers are computed, not looked up")
+        self._sets = breaker("redis set", "answers are not stored")
         self._get_batcher: Coalescer[str, bytes | None] = Coalescer(
             self._mget, max_in_flight=1, max_batch=64, max_waiting=4096
         )
@@ -66,7 +65,7 @@ class RedisResultCache:
         )
 
     async def get(self, key: str) -> bytes | None:
-        if self._clock() < self._paused_until_s:
+        if not self._gets.allows():
             return None
         with suppress(Overloaded):  # While Redis is too slow, nothing is found.
             if (stored := await self._get_batcher.submit(self._prefix + key)) is None:
@@ -78,7 +77,7 @@ class RedisResultCache:
         return None
 
     def put(self, key: str, value: bytes) -> None:
-        if self._clock() < self._paused_until_s:
+        if not self._sets.allows():
             return
         with suppress(Overloaded):  # While Redis is too slow, values are not stored.
             self._set_batcher.submit((self._prefix + key, with_digest(key, value)))
@@ -88,6 +87,8 @@ class RedisResultCache:
         await self._redis.aclose()
 
     async def _mget(self, keys: list[str]) -> Sequence[bytes | None]:
+        if not self._gets.begin():  # It opened while they waited.
+            return [None] * len(keys)
         was_connected = self._connection.is_connected
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -98,9 +99,9 @@ class RedisResultCache:
                         raise
                     values = await self._call("MGET", *keys)  # Redis had closed it, as after a restart.
         except (RedisError, OSError, TimeoutError) as error:
-            self._note_failure(error)
+            _record_failure(self._gets, error)
             return [None] * len(keys)
-        self._failures = 0
+        self._gets.record_success()
         return values
 
     async def _call(self, *command: str) -> list[bytes | None]:
@@ -112,27 +113,26 @@ class RedisResultCache:
         return values
 
     async def _mset(self, entries: list[tuple[str, bytes]]) -> Sequence[None]:
+        if not self._sets.begin():
+            return [None] * len(entries)
         pipeline = self._redis.pipeline(transaction=False)
         for key, value in entries:
             pipeline.set(key, value, px=self._ttl_ms)
         try:
             async with asyncio.timeout(self._timeout_s):
-                await pipeline.execute()
+                stored = await pipeline.execute(raise_on_error=False)  # Its error would have the value.
+            if (refusal := next((each for each in stored if isinstance(each, RedisError)), None)) is not None:
+                raise refusal
         except (RedisError, OSError, TimeoutError) as error:
-            self._note_failure(error)
+            _record_failure(self._sets, error)
+        else:
+            self._sets.record_success()
         return [None] * len(entries)
 
-    def _note_failure(self, error: Exception) -> None:
-        metrics.CACHE_FAILURES.inc()
-        self._failures += 1
-        if self._failures < _MAX_FAILURES_IN_A_ROW:
-            return
-        if self._clock() >= self._paused_until_s:
-            log.warning(
-                "redis is not used for %g s, answers are computed: %s", self._pause_s, error or type(error).__name__
-            )
-        self._paused_until_s = self._clock() + self._pause_s
-        self._failures = _MAX_FAILURES_IN_A_ROW - 1  # After the pause one more failure starts the next.
+
+def _record_failure(breaker: ReportedBreaker, error: Exception) -> None:
+    metrics.CACHE_FAILURES.inc()
+    breaker.record_failure(error)
 
 
 def with_digest(key: str, value: bytes) -> bytes:

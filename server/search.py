@@ -12,6 +12,7 @@ from itertools import chain
 
 from encoders.clients import Encoders
 from lookalike.errors import FailedPrecondition, LookalikeError, ServiceError
+from lookalike.runtime.concurrently import run_concurrently
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.methods import parse_message
 from lookalike.shard_query import ShardQuery
@@ -38,7 +39,6 @@ from server.query_vectors import (
     combine_vectors,
     compose_query_vectors,
     encode_examples,
-    run_concurrently,
 )
 from server.result_cache import MemoryResultCache, RequestKeys, ResultCache, digest_of
 from server.shard_client import Spaces

@@ -31,6 +31,7 @@ _MIN_UPDATE_KIB = 8
 # Maximum number of hits that the queries of one batch request together. A response has room for that many products of
 # the largest size (12 KiB each), so no batch fails whose queries would succeed alone.
 BATCH_PRODUCTS = 2048
+_MOVE_S = 1.0  # In which a gateway moves to the version that a shard serves: the default of `refresh_s`.
 _MAX_VERSIONS = 2  # Versions that requests in flight may pin: a shard serves no more at once.
 
 
@@ -93,7 +94,9 @@ class ShardClient:
     ) -> Sequence[ShardHits]:
         """The hits of any queries, all of one state of the shard, in one call. Raises what `search_costly` does."""
         try:
-            return await self._transport.search(snapshot.version, queries, deadline.remaining_s(), ordinary_only=False)
+            timeout_s = deadline.remaining_s()
+            call = self._transport.search(snapshot.version, queries, timeout_s, ordinary_only=False)
+            return await _of_version(call)
         except Unavailable:
             deadline.remaining_s()  # Raises DeadlineExceeded where that is why the shard did not answer.
             raise
@@ -178,7 +181,8 @@ class ShardClient:
         return max(query.k, self._least_size)
 
     async def _search(self, version: str, queries: list[ShardQuery]) -> Sequence[ShardHits]:
-        return await self._transport.search(version, queries, self._settings.shard_timeout_s, ordinary_only=True)
+        call = self._transport.search(version, queries, self._settings.shard_timeout_s, ordinary_only=True)
+        return await _of_version(call)
 
     async def _lookup(self, version: str, lookups: list[_Lookup]) -> Sequence[index_pb2.FetchedProduct]:
         ids, spaces = zip(*lookups, strict=True)
@@ -219,4 +223,4 @@ async def _of_version(call: Awaitable[Reply]) -> Reply:
     try:
         return await call
     except FailedPrecondition as error:
-        raise Unavailable(str(error)) from error
+        raise Unavailable(str(error), retry_after_s=_MOVE_S) from error

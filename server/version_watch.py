@@ -48,7 +48,7 @@ class VersionWatch:
     def snapshot(self) -> Snapshot:
         """The snapshot to pin for one request. Raises Unavailable before any shard has answered."""
         if self._snapshot is None:
-            raise Unavailable(self._problem)
+            raise Unavailable(self._problem, retry_after_s=self._refresh_s)
         return self._snapshot
 
     def choose(self, routing_key: str) -> Snapshot:
@@ -133,7 +133,8 @@ class VersionWatch:
         if self.snapshot().version == snapshot.version:
             await self._wait_for_move(min(_RETRY_S, max(0.0, deadline.at_s - monotonic())))
             if self.snapshot().version == snapshot.version and deadline.at_s <= monotonic():
-                raise Unavailable(f"version {snapshot.version} takes no updates, and no other one does yet: try again")
+                problem = f"version {snapshot.version} takes no updates, and no other one does yet: try again"
+                raise Unavailable(problem, retry_after_s=self._refresh_s)
         return self.snapshot()
 
     async def _wait_for_move(self, seconds: float) -> None:

@@ -91,7 +91,8 @@ class ImageEncoder:
         """Encode uint8 images of the model's size to (n, dim) float32 of unit norm. Splits what exceeds a message.
 
         version: that this call means; 0: the client's own.
-        Raises Unavailable (also for a response that violates the signature), Overloaded or DeadlineExceeded;
+        Raises Unavailable (also for a response that violates the signature), Overloaded, DeadlineExceeded or
+        InternalError;
         WrongInputSize if the version that is served takes another size.
         """
         if pixels.dtype != np.uint8 or not _are_square(pixels) or not len(pixels):
@@ -272,16 +273,18 @@ def _queue_full(error: grpc.aio.AioRpcError) -> bool:
 
 
 def _to_error(error: grpc.aio.AioRpcError, deadline: Deadline) -> LookalikeError:
-    """Map a status to an error. A missing model or another signature is a fault of the deployment: Unavailable.
+    """Map a status to an error: as `peer_error`, apart from what TF-Serving means by another code.
 
-    DEADLINE_EXCEEDED is DeadlineExceeded only if the caller's own deadline has passed, else Unavailable.
+    A missing model or another signature is a fault of the deployment, or a model that is still loading: Unavailable.
     """
     code, message = error.code(), f"image encoder: {error.code().name}: {error.details()}"
-    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return peer_error(error, "image encoder", deadline)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED or _queue_full(error):
         return Overloaded(message)
-    return _Refused(message) if code is grpc.StatusCode.INVALID_ARGUMENT else Unavailable(message)
+    if code is grpc.StatusCode.INVALID_ARGUMENT:
+        return _Refused(message)
+    if code in {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION}:
+        return Unavailable(message)
+    return peer_error(error, "image encoder", deadline)
 
 
 def _output(response: pb.PredictResponse, name: str, dtype: int, shape: tuple[int, ...]) -> npt.NDArray[np.generic]:

@@ -62,5 +62,6 @@ async def serve(settings: ModelServerSettings, load_version: Callable[[Path], Se
 
 async def _start(manager: ModelManager, poll_s: float, watch_stack: contextlib.ExitStack) -> None:
     await manager.start()
-    watch = asyncio.ensure_future(manager.watch(poll_s))
+    watch = asyncio.create_task(manager.watch(poll_s))
+    watch.add_done_callback(lifecycle.stop_if_failed)
     watch_stack.callback(watch.cancel)

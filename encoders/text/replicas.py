@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -36,8 +37,10 @@ class ServedEncoders:
 TextEncoderReplicas = Replicas[EncoderStubs, ServedEncoders]
 
 
-def text_encoder_replicas(addresses: Sequence[str], resolve: Resolve = resolve_address) -> TextEncoderReplicas:
-    return Replicas(addresses, _connect, resolve)
+def text_encoder_replicas(
+    addresses: Sequence[str], resolve: Resolve = resolve_address, clock: Callable[[], float] = time.monotonic
+) -> TextEncoderReplicas:
+    return Replicas(addresses, _connect, resolve, clock)
 
 
 async def poll_text_encoders(

@@ -12,6 +12,7 @@ from typing import TypeVar
 import numpy as np
 
 from lookalike.errors import Overloaded, Unavailable
+from lookalike.runtime.threads import start_thread
 from lookalike.vectors import F32, I64
 
 Result = TypeVar("Result")
@@ -40,8 +41,7 @@ class DeviceThread:
         self._tasks: deque[Callable[[], object]] = deque()
         self._waiting = 0
         self._closed = False
-        self._thread = threading.Thread(target=self._loop, name=f"device thread of {name}", daemon=True)
-        self._thread.start()
+        self._thread = start_thread(self._loop, f"device thread of {name}")
 
     def run(self, work: Callable[[], Result]) -> Result:
         """The result of `work`, run before waiting searches. Raises what it raised, or Unavailable after `close`."""

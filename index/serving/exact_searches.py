@@ -18,6 +18,7 @@ from index.serving.shard_search import Found
 from index.serving.threads import lower_thread_priority
 from index.serving.work_rate import WorkRate, require_time
 from lookalike.errors import DeadlineExceeded, Overloaded, Unavailable
+from lookalike.runtime.threads import start_thread
 from lookalike.shard_query import ShardQuery
 
 log = logging.getLogger(__name__)
@@ -63,8 +64,7 @@ class ExactSearches:
         self._count = 0  # Of those that have arrived and of the members.
         self._left: dict[int, int] = {}  # Components that all of them need, by segment key.
         self._closing = False
-        self._thread = threading.Thread(target=self._run, name="exact", daemon=True)
-        self._thread.start()
+        self._thread = start_thread(self._run, "exact")
 
     def submit(self, view: View, query: ShardQuery, caller: Caller) -> Future[Found]:
         """The future cannot be cancelled: it is done when no thread uses the view any more.

@@ -17,6 +17,7 @@ from lookalike.errors import (
     BadSettings,
     DeadlineExceeded,
     FailedPrecondition,
+    InternalError,
     LookalikeError,
     NotFound,
     Overloaded,
@@ -34,7 +35,7 @@ from lookalike.runtime.methods import (
     serialize,
     status_of,
 )
-from lookalike.status import to_error
+from lookalike.status import retry_delay_s, to_error
 
 __all__ = [
     "Bidirectional",
@@ -54,27 +55,45 @@ def peer_error(error: grpc.RpcError, peer: str, deadline: Deadline | None = None
 
     A peer that was late means DeadlineExceeded only if the caller's own deadline has passed; else Unavailable.
     """
-    refusal = to_error(error)
-    retry_after_s = refusal.retry_after_s if isinstance(refusal, Overloaded) else 0.0
+    retry_after_s = retry_delay_s(to_error(error))
     return error_of_peer(error.code(), error.details() or "", peer, deadline, retry_after_s=retry_after_s)
 
 
+# Of calls that ended with their connection, and not by the peer's method: INTERNAL and UNKNOWN of the C core's making.
+_CONNECTION_ENDS = ("Stream removed", "Received RST_STREAM")
+# A request that the peer has no method for, or finds malformed, is a bug too: what callers ask is checked before.
+_BUGS = (
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.DATA_LOSS,
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.OUT_OF_RANGE,
+    grpc.StatusCode.UNIMPLEMENTED,
+)
+
+
 def error_of_peer(
-    code: grpc.StatusCode, details: str, peer: str, deadline: Deadline | None = None, *, retry_after_s: float
+    code: grpc.StatusCode,
+    details: str,
+    peer: str,
+    deadline: Deadline | None = None,
+    *,
+    retry_after_s: float | None = None,
 ) -> LookalikeError:
-    """As `peer_error`, from the status code, the message, and, if the peer is overloaded, its retry delay."""
+    """As `peer_error`, from the status code, the message and the retry delay, if the peer has said one."""
     match code:
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             if deadline is not None and deadline.at_s <= time.monotonic():
                 return DeadlineExceeded(f"{peer} did not answer before the deadline")
             return Unavailable(f"{peer} did not answer in time")
-        case grpc.StatusCode.NOT_FOUND:
-            return NotFound(f"{peer}: {details}")
-        case grpc.StatusCode.FAILED_PRECONDITION:
-            return FailedPrecondition(f"{peer}: {details}")
+        case grpc.StatusCode.NOT_FOUND | grpc.StatusCode.FAILED_PRECONDITION:
+            return (NotFound if code is grpc.StatusCode.NOT_FOUND else FailedPrecondition)(f"{peer}: {details}")
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return Overloaded(f"{peer}: {details}", retry_after_s=retry_after_s)
-    return Unavailable(f"{peer}: {code.name}: {details}")
+            return Overloaded(f"{peer}: {details}", retry_after_s=retry_after_s or 0.0)
+    message = f"{peer}: {code.name}: {details}"
+    if code in _BUGS and not details.startswith(_CONNECTION_ENDS):
+        return InternalError(message)
+    return Unavailable(message, retry_after_s=retry_after_s)
 
 
 class Service(grpc.ServiceRpcHandler):
@@ -176,6 +195,9 @@ _SERVER_OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     # Two processes on one port by mistake must be an error: calls would go to either at random.
     ("grpc.so_reuseport", 0),
+    # Callers ask every 10 s whether the server is there while a call waits (lookalike/channels.py). By default that is
+    # too often without data, and the connection ends: with clients that do not themselves ask less often, as C core's.
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
 )
 
 

@@ -89,7 +89,7 @@ async def serve(
 async def background_task(work: Coroutine[None, None, None]) -> AsyncIterator[asyncio.Task[None]]:
     """Run `work` as a task while the block runs. If it fails, the process must not go on without it: SIGTERM."""
     task = asyncio.create_task(work)
-    task.add_done_callback(_stop_if_failed)
+    task.add_done_callback(stop_if_failed)
     try:
         yield task
     finally:
@@ -98,7 +98,8 @@ async def background_task(work: Coroutine[None, None, None]) -> AsyncIterator[as
             await task
 
 
-def _stop_if_failed(task: asyncio.Task[None]) -> None:
+def stop_if_failed(task: asyncio.Task[None]) -> None:
+    """For `add_done_callback` of a task that the process must not go on without."""
     if not task.cancelled() and (error := task.exception()) is not None:
         log.critical("a background task failed; stopping", exc_info=error)
         signal.raise_signal(signal.SIGTERM)

@@ -16,7 +16,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from lookalike.errors import InvalidRequest, LookalikeError
 from lookalike.runtime.deadline import Deadline
-from lookalike.status import INTERNAL_MESSAGE, STATUS, code_of, rich_status
+from lookalike.status import INTERNAL_MESSAGE, Trailer, code_of, is_stated, trailer_of
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,6 @@ Bidirectional = Callable[[AsyncIterator[Any], Deadline], AsyncGenerator[Message 
 Submit = Callable[[Any, Deadline], "bytes | Future[bytes] | None"]
 
 Parsed = TypeVar("Parsed", bound=Message)
-Trailer = tuple[tuple[str, str | bytes], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +98,7 @@ def serialize(reply: Message | bytes) -> bytes:
 
 def status_of(error: Exception) -> tuple[grpc.StatusCode, str, Trailer]:
     """The status code, message and trailing metadata that report an error. A bug is logged: INTERNAL."""
-    if isinstance(error, LookalikeError) and type(error) in STATUS:
-        status = rich_status(error)
-        trailer: Trailer = (("grpc-status-details-bin", status.SerializeToString()),) if status.details else ()
-        return code_of(error), str(error), trailer
+    if isinstance(error, LookalikeError) and is_stated(error):
+        return code_of(error), str(error), trailer_of(error)
     log.error("unexpected error", exc_info=error)
     return grpc.StatusCode.INTERNAL, INTERNAL_MESSAGE, ()

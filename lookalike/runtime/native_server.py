@@ -23,7 +23,8 @@ from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
 
 from lookalike.limits import MAX_MESSAGE_BYTES
 from lookalike.runtime.deadline import Deadline
-from lookalike.runtime.methods import Method, ThreadedUnary, Trailer, serialize, status_of
+from lookalike.runtime.methods import Method, ThreadedUnary, serialize, status_of
+from lookalike.status import Trailer
 
 log = logging.getLogger(__name__)
 

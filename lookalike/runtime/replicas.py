@@ -1,23 +1,31 @@
 """The replicas of one service: found by name, asked what they serve, and called where they serve it. Network I/O.
 
 A name may resolve to several addresses (a headless Service's are those of its pods), and several may be listed. Each
-address has a channel of its own, so that a call reaches a replica that serves what it needs while others do not yet.
+address has a channel of its own, so that a call reaches a replica that serves what it needs while others do not yet,
+and a circuit breaker, so that one that hangs or is gone is left out.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import grpc
 import grpc.aio
 
 from lookalike.channels import aio_channel
+from lookalike.errors import Unavailable
+from lookalike.runtime.circuit_breaker import CircuitBreaker
+from lookalike.runtime.concurrently import run_concurrently
 from lookalike.runtime.retry_budget import RetryBudget
+
+log = logging.getLogger(__name__)
 
 Stub = TypeVar("Stub")
 State = TypeVar("State")
@@ -27,29 +35,63 @@ Resolve = Callable[[str], Awaitable[Sequence[str]]]
 
 CLOSE_S = 30.0  # In which the calls to a replica that is gone from its name may end.
 MAX_LATE = 5  # Polls in a row: a busy replica answers late, one whose machine is gone never does.
+MAX_FAILURES = 2  # In a row, of polls and calls: then calls go to others.
+PAUSE_S = 1.0  # Between two calls, or polls, that try whether a replica answers again.
+HANGS_S = 0.5  # A call that was given up earlier says nothing about its replica: its caller may have been in a hurry.
 
 
 @dataclass(slots=True, eq=False)
 class _Replica(Generic[Stub, State]):
+    address: str
     channel: grpc.aio.Channel
     stub: Stub
     state: State | None = None  # None: it was not reached when it was last asked, or never asked.
     in_flight: int = 0
     late: int = 0  # Polls in a row that it did not answer in time.
+    hung: bool = False  # Whether calls were late, and none was answered since.
+    breaker: CircuitBreaker = field(default_factory=lambda: CircuitBreaker(max_failures=MAX_FAILURES, pause_s=PAUSE_S))
 
-    async def ask(self, describe: Callable[[Stub], Awaitable[State]]) -> None:
+    async def ask(self, describe: Callable[[Stub], Awaitable[State]], clock: Callable[[], float]) -> None:
+        """Ask for its state. One that answers is called again; one whose calls hung, by one call at first."""
         try:
             self.state, self.late = await describe(self.stub), 0
+            if self.hung:
+                self.breaker.end_pause(clock())
+            else:
+                self.record_success()
         except grpc.aio.AioRpcError as error:
-            self.late = self.late + 1 if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED else MAX_LATE
+            if _is_late(error):
+                self.late += 1
+                self.record_failure(error, clock())
+            else:
+                self.late = MAX_LATE
+                self._note(self.breaker.trip(clock()), error)
             if self.late >= MAX_LATE:
                 self.state = None
 
-    def rank(self, serves: Callable[[State], bool]) -> tuple[int, bool, int]:
-        """Sort key: whether it serves what a call needs, then how busy it is. A broken one fails fast: never busy."""
+    def record_failure(self, error: grpc.aio.AioRpcError, now_s: float) -> None:
+        self._note(self.breaker.record_failure(now_s), error)
+
+    def record_success(self) -> None:
+        self.hung = False
+        if self.breaker.record_success():
+            log.info("%s answers again", self.address)
+
+    def _note(self, opened: bool, error: grpc.aio.AioRpcError) -> None:
+        if opened:
+            log.warning("%s is left out until it answers: %s: %s", self.address, error.code().name, error.details())
+
+    def is_lost(self, error: grpc.aio.AioRpcError) -> bool:
+        """Whether a call failed with its connection; one that the replica itself answers by UNAVAILABLE has not."""
+        is_connected = self.channel.get_state() is grpc.ChannelConnectivity.READY
+        return error.code() is grpc.StatusCode.UNAVAILABLE and not is_connected
+
+    def rank(self, serves: Callable[[State], bool]) -> tuple[bool, int, bool, int]:
+        """Sort key: whether it answers, serves what a call needs, and is busy. A broken one fails fast: never busy."""
+        silent = self.late > 0 and not self.breaker.is_closed
         served = 1 if self.state is None else 0 if serves(self.state) else 2
         broken = self.channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE
-        return served, broken, self.in_flight
+        return silent, served, broken, self.in_flight
 
 
 class Replicas(Generic[Stub, State]):
@@ -61,10 +103,17 @@ class Replicas(Generic[Stub, State]):
     resolve: the addresses behind one. Raises OSError.
     """
 
-    def __init__(self, addresses: Sequence[str], connect: Callable[[grpc.aio.Channel], Stub], resolve: Resolve) -> None:
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        connect: Callable[[grpc.aio.Channel], Stub],
+        resolve: Resolve,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._addresses = addresses
         self._connect = connect
         self._resolve = resolve
+        self._clock = clock
         self._replicas: dict[str, _Replica[Stub, State]] = {}
         self._retry_budget = RetryBudget()
         self._closing: set[asyncio.Task[None]] = set()  # The event loop holds tasks only weakly.
@@ -75,10 +124,10 @@ class Replicas(Generic[Stub, State]):
 
         describe: raises grpc.aio.AioRpcError where a replica cannot be reached.
         """
-        found = await asyncio.gather(*map(self._resolve_known, self._addresses))
+        found = await run_concurrently(map(self._resolve_known, self._addresses))
         self._set_addresses([address for addresses in found for address in addresses])
         replicas = dict(self._replicas)
-        await asyncio.gather(*(each.ask(describe) for each in replicas.values()))
+        await run_concurrently(each.ask(describe, self._clock) for each in replicas.values())
         return {address: each.state for address, each in replicas.items() if each.state is not None}
 
     async def call(self, send: Callable[[Stub], Awaitable[Reply]], serves: Callable[[State], bool]) -> Reply:
@@ -86,9 +135,9 @@ class Replicas(Generic[Stub, State]):
 
         If none is known to serve it, another is asked, which says what it serves. Retries once on another replica where
         the connection fails, unless most calls do, and where one no longer serves what the other is known to serve.
-        Raises grpc.aio.AioRpcError.
+        Raises grpc.aio.AioRpcError; Unavailable, at once, while all of them have failed lately.
         """
-        replica = _choose(self._replicas.values(), serves)
+        replica = self._choose(self._replicas.values(), serves)
         try:
             return await self._send(replica, send)
         except grpc.aio.AioRpcError as error:
@@ -101,9 +150,9 @@ class Replicas(Generic[Stub, State]):
                     others = [each for each in others if each.state is not None and serves(each.state)]
                 case _:
                     others = []
-            if not others:
+            if not any(each.breaker.allows(self._clock()) for each in others):
                 raise
-        return await self._send(_choose(others, serves), send)
+        return await self._send(self._choose(others, serves), send)
 
     async def close(self) -> None:
         await asyncio.gather(*(each.channel.close() for each in self._replicas.values()), *self._closing)
@@ -123,20 +172,41 @@ class Replicas(Generic[Stub, State]):
         for address in addresses:
             if address not in self._replicas:
                 channel = aio_channel(address)
-                self._replicas[address] = _Replica(channel, self._connect(channel))
+                self._replicas[address] = _Replica(address, channel, self._connect(channel))
 
     async def _send(self, replica: _Replica[Stub, State], send: Callable[[Stub], Awaitable[Reply]]) -> Reply:
+        began_s = self._clock()
+        replica.breaker.begin(began_s)
         replica.in_flight += 1
         try:
             reply = await send(replica.stub)
+        except grpc.aio.AioRpcError as error:
+            now_s = self._clock()
+            if replica.is_lost(error) or (_is_late(error) and now_s - began_s >= HANGS_S):
+                replica.hung |= _is_late(error)
+                replica.record_failure(error, now_s)
+            elif not _is_late(error):
+                replica.record_success()
+            raise
         finally:
             replica.in_flight -= 1
+        replica.record_success()
         self._retry_budget.record_success()
         return reply
 
+    def _choose(
+        self, replicas: Collection[_Replica[Stub, State]], serves: Callable[[State], bool]
+    ) -> _Replica[Stub, State]:
+        """The best of those that calls may go to. Raises Unavailable where there is none."""
+        now_s = self._clock()
+        if allowed := [each for each in replicas if each.breaker.allows(now_s)]:
+            return min(allowed, key=lambda each: each.rank(serves))
+        retry_after_s = min((each.breaker.retry_after_s(now_s) for each in replicas), default=PAUSE_S)
+        raise Unavailable(f"none of {', '.join(self._replicas)} has answered lately", retry_after_s=retry_after_s)
 
-def _choose(replicas: Iterable[_Replica[Stub, State]], serves: Callable[[State], bool]) -> _Replica[Stub, State]:
-    return min(replicas, key=lambda each: each.rank(serves))
+
+def _is_late(error: grpc.aio.AioRpcError) -> bool:
+    return error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 async def resolve_address(address: str) -> Sequence[str]:

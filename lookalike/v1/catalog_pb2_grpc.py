@@ -10,7 +10,8 @@ class CatalogStub:
     """Reads and changes the catalogue. A response is complete or an error: an unreachable shard is UNAVAILABLE, never a short list.
 
     INVALID_ARGUMENT  an id of 0 or more than 256 bytes, more than 1,000 ids, a malformed filter; details name the field
-    DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED  as in SimilarProducts
+    UNAVAILABLE       a shard that the call needs is unreachable, or between two versions
+    DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, INTERNAL, CANCELLED  as in SimilarProducts
     """
 
     def __init__(self, channel):
@@ -85,7 +86,8 @@ class CatalogServicer:
     """Reads and changes the catalogue. A response is complete or an error: an unreachable shard is UNAVAILABLE, never a short list.
 
     INVALID_ARGUMENT  an id of 0 or more than 256 bytes, more than 1,000 ids, a malformed filter; details name the field
-    DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED  as in SimilarProducts
+    UNAVAILABLE       a shard that the call needs is unreachable, or between two versions
+    DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, INTERNAL, CANCELLED  as in SimilarProducts
     """
 
     def Get(self, request, context):
@@ -121,7 +123,7 @@ class CatalogServicer:
         `cache_staleness_s` from when it was computed; its `stale_s` says so. The newest revision wins, in whatever order and
         however often changes arrive: retrying after any failure is safe.
 
-        FAILED_PRECONDITION  the shards take no updates, or an encoder's version is not the index's
+        FAILED_PRECONDITION  the shards take no updates, an encoder's version is not the index's, or there is no encoder
         RESOURCE_EXHAUSTED   the update queue or the disk is full, or the version has no room left: the message says which
         UNAVAILABLE          the shard or an encoder is unreachable; if it was the shard, the change may have been applied
         """
@@ -259,7 +261,8 @@ class Catalog:
     """Reads and changes the catalogue. A response is complete or an error: an unreachable shard is UNAVAILABLE, never a short list.
 
     INVALID_ARGUMENT  an id of 0 or more than 256 bytes, more than 1,000 ids, a malformed filter; details name the field
-    DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED  as in SimilarProducts
+    UNAVAILABLE       a shard that the call needs is unreachable, or between two versions
+    DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, INTERNAL, CANCELLED  as in SimilarProducts
     """
 
     @staticmethod

@@ -31,7 +31,8 @@ class CatalogStub:
     """Reads and changes the catalogue. A response is complete or an error: an unreachable shard is UNAVAILABLE, never a short list.
 
     INVALID_ARGUMENT  an id of 0 or more than 256 bytes, more than 1,000 ids, a malformed filter; details name the field
-    DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED  as in SimilarProducts
+    UNAVAILABLE       a shard that the call needs is unreachable, or between two versions
+    DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, INTERNAL, CANCELLED  as in SimilarProducts
     """
 
     @_typing.overload
@@ -51,7 +52,7 @@ class CatalogStub:
     `cache_staleness_s` from when it was computed; its `stale_s` says so. The newest revision wins, in whatever order and
     however often changes arrive: retrying after any failure is safe.
 
-    FAILED_PRECONDITION  the shards take no updates, or an encoder's version is not the index's
+    FAILED_PRECONDITION  the shards take no updates, an encoder's version is not the index's, or there is no encoder
     RESOURCE_EXHAUSTED   the update queue or the disk is full, or the version has no room left: the message says which
     UNAVAILABLE          the shard or an encoder is unreachable; if it was the shard, the change may have been applied
     """
@@ -83,7 +84,8 @@ class CatalogAsyncStub(CatalogStub):
     """Reads and changes the catalogue. A response is complete or an error: an unreachable shard is UNAVAILABLE, never a short list.
 
     INVALID_ARGUMENT  an id of 0 or more than 256 bytes, more than 1,000 ids, a malformed filter; details name the field
-    DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED  as in SimilarProducts
+    UNAVAILABLE       a shard that the call needs is unreachable, or between two versions
+    DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, INTERNAL, CANCELLED  as in SimilarProducts
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -100,7 +102,7 @@ class CatalogAsyncStub(CatalogStub):
     `cache_staleness_s` from when it was computed; its `stale_s` says so. The newest revision wins, in whatever order and
     however often changes arrive: retrying after any failure is safe.
 
-    FAILED_PRECONDITION  the shards take no updates, or an encoder's version is not the index's
+    FAILED_PRECONDITION  the shards take no updates, an encoder's version is not the index's, or there is no encoder
     RESOURCE_EXHAUSTED   the update queue or the disk is full, or the version has no room left: the message says which
     UNAVAILABLE          the shard or an encoder is unreachable; if it was the shard, the change may have been applied
     """
@@ -131,7 +133,8 @@ class CatalogServicer(metaclass=_abc_1.ABCMeta):
     """Reads and changes the catalogue. A response is complete or an error: an unreachable shard is UNAVAILABLE, never a short list.
 
     INVALID_ARGUMENT  an id of 0 or more than 256 bytes, more than 1,000 ids, a malformed filter; details name the field
-    DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED  as in SimilarProducts
+    UNAVAILABLE       a shard that the call needs is unreachable, or between two versions
+    DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, INTERNAL, CANCELLED  as in SimilarProducts
     """
 
     @_abc_1.abstractmethod
@@ -176,7 +179,7 @@ class CatalogServicer(metaclass=_abc_1.ABCMeta):
         `cache_staleness_s` from when it was computed; its `stale_s` says so. The newest revision wins, in whatever order and
         however often changes arrive: retrying after any failure is safe.
 
-        FAILED_PRECONDITION  the shards take no updates, or an encoder's version is not the index's
+        FAILED_PRECONDITION  the shards take no updates, an encoder's version is not the index's, or there is no encoder
         RESOURCE_EXHAUSTED   the update queue or the disk is full, or the version has no room left: the message says which
         UNAVAILABLE          the shard or an encoder is unreachable; if it was the shard, the change may have been applied
         """

@@ -8,7 +8,8 @@ from lookalike.v1 import index_pb2 as lookalike_dot_v1_dot_index__pb2
 class IndexShardStub:
     """One shard of the index. Internal: called by gateways only.
 
-    Every request names the version it means. FAILED_PRECONDITION: this shard does not serve that version.
+    Every request names the version it means. FAILED_PRECONDITION: this shard does not serve that version. UNAVAILABLE: it is
+    still loading, or stopping. RESOURCE_EXHAUSTED: too many calls wait; RetryInfo says when to retry. INTERNAL: a bug.
     """
 
     def __init__(self, channel):
@@ -67,7 +68,8 @@ class IndexShardStub:
 class IndexShardServicer:
     """One shard of the index. Internal: called by gateways only.
 
-    Every request names the version it means. FAILED_PRECONDITION: this shard does not serve that version.
+    Every request names the version it means. FAILED_PRECONDITION: this shard does not serve that version. UNAVAILABLE: it is
+    still loading, or stopping. RESOURCE_EXHAUSTED: too many calls wait; RetryInfo says when to retry. INTERNAL: a bug.
     """
 
     def Describe(self, request, context):
@@ -194,7 +196,8 @@ def add_IndexShardServicer_to_server(servicer, server):
 class IndexShard:
     """One shard of the index. Internal: called by gateways only.
 
-    Every request names the version it means. FAILED_PRECONDITION: this shard does not serve that version.
+    Every request names the version it means. FAILED_PRECONDITION: this shard does not serve that version. UNAVAILABLE: it is
+    still loading, or stopping. RESOURCE_EXHAUSTED: too many calls wait; RetryInfo says when to retry. INTERNAL: a bug.
     """
 
     @staticmethod

@@ -29,7 +29,8 @@ GRPC_VERSION: str
 class IndexShardStub:
     """One shard of the index. Internal: called by gateways only.
 
-    Every request names the version it means. FAILED_PRECONDITION: this shard does not serve that version.
+    Every request names the version it means. FAILED_PRECONDITION: this shard does not serve that version. UNAVAILABLE: it is
+    still loading, or stopping. RESOURCE_EXHAUSTED: too many calls wait; RetryInfo says when to retry. INTERNAL: a bug.
     """
 
     @_typing.overload
@@ -63,7 +64,8 @@ class IndexShardStub:
 class IndexShardAsyncStub(IndexShardStub):
     """One shard of the index. Internal: called by gateways only.
 
-    Every request names the version it means. FAILED_PRECONDITION: this shard does not serve that version.
+    Every request names the version it means. FAILED_PRECONDITION: this shard does not serve that version. UNAVAILABLE: it is
+    still loading, or stopping. RESOURCE_EXHAUSTED: too many calls wait; RetryInfo says when to retry. INTERNAL: a bug.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -93,7 +95,8 @@ class IndexShardAsyncStub(IndexShardStub):
 class IndexShardServicer(metaclass=_abc_1.ABCMeta):
     """One shard of the index. Internal: called by gateways only.
 
-    Every request names the version it means. FAILED_PRECONDITION: this shard does not serve that version.
+    Every request names the version it means. FAILED_PRECONDITION: this shard does not serve that version. UNAVAILABLE: it is
+    still loading, or stopping. RESOURCE_EXHAUSTED: too many calls wait; RetryInfo says when to retry. INTERNAL: a bug.
     """
 
     @_abc_1.abstractmethod

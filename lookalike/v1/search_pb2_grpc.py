@@ -49,10 +49,14 @@ class SimilarProductsServicer:
     def Search(self, request, context):
         """INVALID_ARGUMENT     the request is malformed; BadRequest details name the field at fault
         NOT_FOUND            an example names a product that the catalogue lacks, or that has no vector in the space
-        FAILED_PRECONDITION  the catalogue has no such space, or its encoder is of another version than the index
+        FAILED_PRECONDITION  the catalogue has no such space, its encoder is of another version than the index, or a photo or
+        text needs an encoder that the gateway was not given
         RESOURCE_EXHAUSTED   overload; RetryInfo says when to retry
         DEADLINE_EXCEEDED    the caller's deadline passed; the work was cancelled
-        UNAVAILABLE          an encoder or every shard is unreachable, or coverage is below `min_coverage`
+        UNAVAILABLE          an encoder or every shard is unreachable, or coverage is below `min_coverage`: retry, after the
+        delay of RetryInfo where there is one
+        INTERNAL             a bug in the gateway, or in every process that could answer: its log has it; retrying is no help
+        CANCELLED            only where the caller cancelled
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -64,6 +68,7 @@ class SimilarProductsServicer:
 
         INVALID_ARGUMENT     no request, or more than 256; what is wrong with one of them is that one's error
         RESOURCE_EXHAUSTED   overload: a batch counts as as many calls as it has requests
+        UNAVAILABLE          no shard has been reached yet
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -95,7 +100,7 @@ class SimilarProductsServicer:
         INVALID_ARGUMENT     the request is malformed; BadRequest details name each field at fault
         NOT_FOUND            the catalogue lacks the product, or it has neither an image nor a text vector
         FAILED_PRECONDITION  no classifier is deployed, or it was trained on other encoders than those serving
-        RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED, UNAVAILABLE: as in Search
+        RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED, UNAVAILABLE, INTERNAL: as in Search
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

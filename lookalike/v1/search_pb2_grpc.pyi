@@ -36,10 +36,14 @@ class SimilarProductsStub:
     Search: _grpc.UnaryUnaryMultiCallable[_search_pb2.SearchRequest, _search_pb2.SearchResponse]
     """INVALID_ARGUMENT     the request is malformed; BadRequest details name the field at fault
     NOT_FOUND            an example names a product that the catalogue lacks, or that has no vector in the space
-    FAILED_PRECONDITION  the catalogue has no such space, or its encoder is of another version than the index
+    FAILED_PRECONDITION  the catalogue has no such space, its encoder is of another version than the index, or a photo or
+                         text needs an encoder that the gateway was not given
     RESOURCE_EXHAUSTED   overload; RetryInfo says when to retry
     DEADLINE_EXCEEDED    the caller's deadline passed; the work was cancelled
-    UNAVAILABLE          an encoder or every shard is unreachable, or coverage is below `min_coverage`
+    UNAVAILABLE          an encoder or every shard is unreachable, or coverage is below `min_coverage`: retry, after the
+                         delay of RetryInfo where there is one
+    INTERNAL             a bug in the gateway, or in every process that could answer: its log has it; retrying is no help
+    CANCELLED            only where the caller cancelled
     """
     BatchSearch: _grpc.UnaryUnaryMultiCallable[_search_pb2.BatchSearchRequest, _search_pb2.BatchSearchResponse]
     """Runs many searches in one call, each with its own response or error: the cheapest way to many answers, as one call costs
@@ -47,6 +51,7 @@ class SimilarProductsStub:
 
     INVALID_ARGUMENT     no request, or more than 256; what is wrong with one of them is that one's error
     RESOURCE_EXHAUSTED   overload: a batch counts as as many calls as it has requests
+    UNAVAILABLE          no shard has been reached yet
     """
     SearchStream: _grpc.StreamStreamMultiCallable[_search_pb2.SearchStreamRequest, _search_pb2.SearchStreamResponse]
     """Searches as they come, on one stream. Responses come as they are ready, in any order, with the id of their request. A
@@ -66,7 +71,7 @@ class SimilarProductsStub:
     INVALID_ARGUMENT     the request is malformed; BadRequest details name each field at fault
     NOT_FOUND            the catalogue lacks the product, or it has neither an image nor a text vector
     FAILED_PRECONDITION  no classifier is deployed, or it was trained on other encoders than those serving
-    RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED, UNAVAILABLE: as in Search
+    RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED, UNAVAILABLE, INTERNAL: as in Search
     """
 
 @_typing.type_check_only
@@ -77,10 +82,14 @@ class SimilarProductsAsyncStub(SimilarProductsStub):
     Search: _aio.UnaryUnaryMultiCallable[_search_pb2.SearchRequest, _search_pb2.SearchResponse]  # type: ignore[assignment]
     """INVALID_ARGUMENT     the request is malformed; BadRequest details name the field at fault
     NOT_FOUND            an example names a product that the catalogue lacks, or that has no vector in the space
-    FAILED_PRECONDITION  the catalogue has no such space, or its encoder is of another version than the index
+    FAILED_PRECONDITION  the catalogue has no such space, its encoder is of another version than the index, or a photo or
+                         text needs an encoder that the gateway was not given
     RESOURCE_EXHAUSTED   overload; RetryInfo says when to retry
     DEADLINE_EXCEEDED    the caller's deadline passed; the work was cancelled
-    UNAVAILABLE          an encoder or every shard is unreachable, or coverage is below `min_coverage`
+    UNAVAILABLE          an encoder or every shard is unreachable, or coverage is below `min_coverage`: retry, after the
+                         delay of RetryInfo where there is one
+    INTERNAL             a bug in the gateway, or in every process that could answer: its log has it; retrying is no help
+    CANCELLED            only where the caller cancelled
     """
     BatchSearch: _aio.UnaryUnaryMultiCallable[_search_pb2.BatchSearchRequest, _search_pb2.BatchSearchResponse]  # type: ignore[assignment]
     """Runs many searches in one call, each with its own response or error: the cheapest way to many answers, as one call costs
@@ -88,6 +97,7 @@ class SimilarProductsAsyncStub(SimilarProductsStub):
 
     INVALID_ARGUMENT     no request, or more than 256; what is wrong with one of them is that one's error
     RESOURCE_EXHAUSTED   overload: a batch counts as as many calls as it has requests
+    UNAVAILABLE          no shard has been reached yet
     """
     SearchStream: _aio.StreamStreamMultiCallable[_search_pb2.SearchStreamRequest, _search_pb2.SearchStreamResponse]  # type: ignore[assignment]
     """Searches as they come, on one stream. Responses come as they are ready, in any order, with the id of their request. A
@@ -107,7 +117,7 @@ class SimilarProductsAsyncStub(SimilarProductsStub):
     INVALID_ARGUMENT     the request is malformed; BadRequest details name each field at fault
     NOT_FOUND            the catalogue lacks the product, or it has neither an image nor a text vector
     FAILED_PRECONDITION  no classifier is deployed, or it was trained on other encoders than those serving
-    RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED, UNAVAILABLE: as in Search
+    RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED, UNAVAILABLE, INTERNAL: as in Search
     """
 
 class SimilarProductsServicer(metaclass=_abc_1.ABCMeta):
@@ -121,10 +131,14 @@ class SimilarProductsServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_search_pb2.SearchResponse, _abc.Awaitable[_search_pb2.SearchResponse]]:
         """INVALID_ARGUMENT     the request is malformed; BadRequest details name the field at fault
         NOT_FOUND            an example names a product that the catalogue lacks, or that has no vector in the space
-        FAILED_PRECONDITION  the catalogue has no such space, or its encoder is of another version than the index
+        FAILED_PRECONDITION  the catalogue has no such space, its encoder is of another version than the index, or a photo or
+                             text needs an encoder that the gateway was not given
         RESOURCE_EXHAUSTED   overload; RetryInfo says when to retry
         DEADLINE_EXCEEDED    the caller's deadline passed; the work was cancelled
-        UNAVAILABLE          an encoder or every shard is unreachable, or coverage is below `min_coverage`
+        UNAVAILABLE          an encoder or every shard is unreachable, or coverage is below `min_coverage`: retry, after the
+                             delay of RetryInfo where there is one
+        INTERNAL             a bug in the gateway, or in every process that could answer: its log has it; retrying is no help
+        CANCELLED            only where the caller cancelled
         """
 
     @_abc_1.abstractmethod
@@ -138,6 +152,7 @@ class SimilarProductsServicer(metaclass=_abc_1.ABCMeta):
 
         INVALID_ARGUMENT     no request, or more than 256; what is wrong with one of them is that one's error
         RESOURCE_EXHAUSTED   overload: a batch counts as as many calls as it has requests
+        UNAVAILABLE          no shard has been reached yet
         """
 
     @_abc_1.abstractmethod
@@ -175,7 +190,7 @@ class SimilarProductsServicer(metaclass=_abc_1.ABCMeta):
         INVALID_ARGUMENT     the request is malformed; BadRequest details name each field at fault
         NOT_FOUND            the catalogue lacks the product, or it has neither an image nor a text vector
         FAILED_PRECONDITION  no classifier is deployed, or it was trained on other encoders than those serving
-        RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED, UNAVAILABLE: as in Search
+        RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED, UNAVAILABLE, INTERNAL: as in Search
         """
 
 def add_SimilarProductsServicer_to_server(servicer: SimilarProductsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

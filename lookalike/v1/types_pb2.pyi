@@ -296,7 +296,7 @@ class RequestError(_message.Message):
     field: _builtins.str
     """INVALID_ARGUMENT: the field of the request at fault."""
     retry_after_s: _builtins.float
-    """RESOURCE_EXHAUSTED: when to retry."""
+    """RESOURCE_EXHAUSTED, UNAVAILABLE: when to retry; 0: unknown."""
     def __init__(
         self,
         *,

@@ -6,11 +6,9 @@ from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from typing import Final, Protocol
 
-import grpc
-
 from encoders.clients import EncodedVector
-from lookalike.errors import CallerError, FailedPrecondition, LookalikeError, Overloaded, ServiceError
-from lookalike.status import INTERNAL_MESSAGE
+from lookalike.errors import CallerError, FailedPrecondition, InternalError, ServiceError
+from lookalike.status import retry_delay_s
 from lookalike.v1.catalog_pb2 import Change, ChangeResponse, PatchRequest, UpsertRequest
 from lookalike.v1.event_pb2 import ProductEvent
 from lookalike.v1.types_pb2 import SPACE_IMAGE, Product, SpaceVector
@@ -90,9 +88,8 @@ class EventHandler:
         except CallerError as error:
             raise Poison(str(error)) from error
         except ServiceError as error:
-            cause = RetryCause.BUG if _is_bug(error) else RetryCause.GATEWAY
-            retry_after_s = error.retry_after_s if isinstance(error, Overloaded) else 0.0
-            raise Retry(cause, str(error), retry_after_s=retry_after_s) from error
+            cause = RetryCause.BUG if isinstance(error, InternalError) else RetryCause.GATEWAY
+            raise Retry(cause, str(error), retry_after_s=retry_delay_s(error) or 0.0) from error
 
 
 def _request_with_photo(change: Change) -> UpsertRequest | PatchRequest | None:
@@ -110,7 +107,3 @@ def _request_with_photo(change: Change) -> UpsertRequest | PatchRequest | None:
 
 def _image_vector(photo: EncodedVector) -> SpaceVector:
     return SpaceVector(space=SPACE_IMAGE, vector=pack(photo.vector), encoder=photo.encoder)
-
-
-def _is_bug(error: LookalikeError) -> bool:
-    return INTERNAL_MESSAGE in str(error) or str(error).startswith(grpc.StatusCode.INTERNAL.name)

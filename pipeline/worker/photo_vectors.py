@@ -15,8 +15,9 @@ from typing import Final, Protocol
 import numpy as np
 
 from encoders.clients import EncodedVector
-from lookalike.errors import InvalidRequest, Overloaded, ServiceError
+from lookalike.errors import InvalidRequest, ServiceError
 from lookalike.runtime.deadline import Deadline
+from lookalike.status import retry_delay_s
 from lookalike.vectors import F32
 from pipeline.fetching.failures import FetchError
 from pipeline.fetching.photo import FetchedPhoto, NotModified, Validators
@@ -122,5 +123,4 @@ class PhotoVectors:
 
 
 def _retry(error: ServiceError) -> Retry:
-    retry_after_s = error.retry_after_s if isinstance(error, Overloaded) else 0.0
-    return Retry(RetryCause.MODEL_SERVER, str(error), retry_after_s=retry_after_s)
+    return Retry(RetryCause.MODEL_SERVER, str(error), retry_after_s=retry_delay_s(error) or 0.0)

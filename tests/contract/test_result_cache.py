@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 from collections.abc import AsyncIterator
 
 import pytest
 from redis.asyncio import Redis
 
+from lookalike.runtime.reported_breaker import OPEN
 from lookalike.spaces import VECTOR_SPACES
 from lookalike.v1.search_pb2 import Example, SearchRequest
 from lookalike.v1.types_pb2 import Filter, SpaceWeight
+from server import metrics
 from server.query import parse_query
 from server.redis_result_cache import RedisResultCache, with_digest
 from server.result_cache import MemoryResultCache, RequestKeys, ResultCache, digest_of
@@ -197,6 +200,57 @@ async def test_one_failed_call_does_not_pause_redis() -> None:
     cache._get_batcher._send = answer
     assert await cache.get("a") == b"there"
     await cache.close()
+
+
+async def test_gets_that_fail_together_are_one_failure() -> None:
+    cache = RedisResultCache("redis://127.0.0.1:1", ttl_s=60, timeout_s=0.1, pause_s=10)
+    for _ in range(2):
+        assert await asyncio.gather(*(cache.get(f"k{i}") for i in range(50))) == [None] * 50
+    assert cache._gets.allows()
+    assert await cache.get("a") is None
+    assert not cache._gets.allows()
+    await cache.close()
+
+
+async def test_after_the_pause_one_call_tries_again_for_all() -> None:
+    clock = [0.0]
+    cache = RedisResultCache("redis://127.0.0.1:1", ttl_s=60, timeout_s=0.1, pause_s=10, clock=lambda: clock[0])
+    for _ in range(3):
+        assert await cache.get("a") is None
+    clock[0] = 10.0
+    failures = metrics.CACHE_FAILURES._value.get()
+    assert await asyncio.gather(*(cache.get(f"k{i}") for i in range(200))) == [None] * 200
+    assert metrics.CACHE_FAILURES._value.get() == failures + 1
+    await cache.close()
+
+
+async def test_a_full_redis_that_refuses_every_set_is_said_once_and_so_is_its_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with running_redis() as (url, _), caplog.at_level(logging.INFO):
+        cache = RedisResultCache(url, ttl_s=60, timeout_s=2, pause_s=0.01)
+        cache.put("a", b"one")
+        assert await get_when_kept(cache, "a") == b"one"
+        async with Redis.from_url(url) as redis:
+            await redis.config_set("maxmemory-policy", "noeviction")
+            await redis.config_set("maxmemory", "1")
+            failures = metrics.CACHE_FAILURES._value.get()
+            while metrics.CACHE_FAILURES._value.get() < failures + 6:  # Three open the breaker, the others try again.
+                cache.put("b", b"two")
+                assert await cache.get("a") == b"one"
+                await asyncio.sleep(0.005)
+            assert OPEN.labels("redis set")._value.get() == 1
+            await redis.config_set("maxmemory", "0")
+            while not cache._sets._breaker.is_closed:
+                cache.put("b", b"two")
+                await asyncio.sleep(0.005)
+        assert await get_when_kept(cache, "b") == b"two"
+        await cache.close()
+    full, over = caplog.messages
+    assert full.startswith("redis set: answers are not stored: ")
+    assert "used memory > 'maxmemory'" in full
+    assert over == "redis set: answered again"
+    assert OPEN.labels("redis set")._value.get() == 0
 
 
 def key_of(policy: str = "*=text", **fields: object) -> str:

@@ -23,7 +23,7 @@ from index.serving.shard_version import ShardVersion
 from index.serving.slots import Slots
 from index.serving.versions import ShardVersions, handle_of, shard_versions
 from index.serving.writer import MAX_UPDATES, Writer
-from lookalike.errors import FailedPrecondition, LookalikeError, Overloaded, Unavailable
+from lookalike.errors import FailedPrecondition, InternalError, LookalikeError, Overloaded, Unavailable
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.partition import product_hash
 from lookalike.shard_query import ShardHits, ShardQuery
@@ -434,13 +434,13 @@ async def test_too_many_queries_or_updates_are_the_gateways_fault(scene: Scene, 
     queries = [a_query()] * (MAX_QUERIES + 1)
     reason = f"the request has {MAX_QUERIES + 1} queries, at most {MAX_QUERIES} are allowed"
     assert await scene.error_of(scene.search(version, *queries)) == (
-        Unavailable,
+        InternalError,
         f": INVALID_ARGUMENT: queries: {reason}",
     )
     request = index_pb2.ApplyRequest(version=version, updates=[remove("p1", 1)] * (MAX_UPDATES + 1))
     reason = f"the request has {MAX_UPDATES + 1} updates, at most {MAX_UPDATES} are allowed"
     assert await scene.error_of(scene.transport.apply(request, SECONDS)) == (
-        Unavailable,
+        InternalError,
         f": INVALID_ARGUMENT: updates: {reason}",
     )
 
@@ -476,7 +476,7 @@ async def test_a_bug_in_the_shard_is_logged_there_and_its_message_stays_there(
         raise RuntimeError("a secret")
 
     monkeypatch.setattr(ShardVersion, BROKEN[method], fail)
-    expected = Unavailable, ": INTERNAL: internal error; see the server's log"
+    expected = InternalError, ": INTERNAL: internal error; see the server's log"
     assert await scene.error_of(calls_of(scene, version)[method]()) == expected
     (record,) = [record for record in caplog.records if record.getMessage() == "unexpected error"]
     assert record.exc_info is not None

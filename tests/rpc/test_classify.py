@@ -182,7 +182,7 @@ async def test_without_a_product_encoder_classification_fails() -> None:
         details = await details_of(system.search.Classify(BOTH), grpc.StatusCode.FAILED_PRECONDITION)
         assert "no product encoder is deployed" in details
     async with scripted_system(text_encoder=()) as system:
-        await details_of(system.search.Classify(STORED), grpc.StatusCode.UNAVAILABLE)
+        await details_of(system.search.Classify(STORED), grpc.StatusCode.FAILED_PRECONDITION)
 
 
 async def test_an_input_that_cannot_be_classified_is_refused_with_its_field() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import grpc
 import grpc.aio
@@ -14,9 +15,11 @@ import pytest
 from encoders import clients
 from encoders.clients import EncodedVector, Encoders, EncoderSettings, InputVectors
 from encoders.image.preprocessing import preprocess
-from lookalike.errors import FailedPrecondition
+from lookalike.errors import FailedPrecondition, Unavailable
 from lookalike.runtime.deadline import Deadline
-from lookalike.v1.catalog_pb2 import UpsertRequest
+from lookalike.runtime.partition import shard_of
+from lookalike.status import to_error
+from lookalike.v1.catalog_pb2 import GetRequest, UpsertRequest
 from lookalike.v1.search_pb2 import ClassifyRequest, Example, SearchRequest, SearchResponse
 from lookalike.v1.text_encoder_pb2 import EncodeTextResponse
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Product
@@ -156,3 +159,70 @@ async def test_a_vector_of_another_encoder_does_not_fail_the_others_of_its_batch
     assert isinstance(outcomes[2], FailedPrecondition)
     # Sent at once, in one call for each pair of encoders.
     assert [len(batch) for batch in products.batches] == [4, 1, 1]
+
+
+async def test_while_the_model_server_hangs_photos_fail_at_once_and_all_else_works_until_it_answers_again() -> None:
+    async with scripted_system(default_deadline_s=0.1) as system:
+        system.model_server.waits_for = asyncio.Event()
+        for _ in range(3):
+            code, _ = await status_of(system.search.Search(PHOTO, timeout=20))
+            assert code is grpc.StatusCode.UNAVAILABLE
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await system.search.Search(PHOTO, timeout=20)
+        error = to_error(refused.value)
+        assert isinstance(error, Unavailable)
+        assert error.retry_after_s is not None
+        assert 0 < error.retry_after_s <= 1
+        assert system.model_server.photos == [7] * 3
+        await system.search.Search(SearchRequest(examples=[Example(text="p07")]))
+        system.model_server.waits_for.set()
+        async with asyncio.timeout(20):
+            while True:
+                with suppress(grpc.aio.AioRpcError):
+                    await system.search.Search(PHOTO, timeout=20)
+                    break
+                await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("example", [Example(image=a_photo(7)), Example(text="p07")], ids=["photo", "text"])
+async def test_a_gateway_without_an_encoder_cannot_answer_however_often_it_is_asked(example: Example) -> None:
+    async with scripted_system(model_server="", text_encoder=()) as system:
+        space = SPACE_IMAGE if example.HasField("image") else SPACE_TEXT
+        code, details = await status_of(system.search.Search(SearchRequest(examples=[example], space=space)))
+        assert (code, "encoder is set" in details) == (grpc.StatusCode.FAILED_PRECONDITION, True)
+        code, _ = await status_of(
+            system.search.Classify(
+                ClassifyRequest(image=a_photo(7)) if space is SPACE_IMAGE else ClassifyRequest(text="p07")
+            )
+        )
+        assert code is grpc.StatusCode.FAILED_PRECONDITION
+
+
+async def test_a_bug_in_one_shard_is_a_gap_and_where_only_that_shard_could_answer_internal() -> None:
+    async with scripted_system() as system:
+        query = SearchRequest(examples=[Example(text="p07")])
+        broken = shard_of("p07", len(system.shards))
+        system.shards[broken].error = RuntimeError("a bug")  # type: ignore[assignment]  # no error of ours
+        response = await system.search.Search(query)
+        assert 0 < response.provenance.coverage < 1
+        assert any("INTERNAL" in reason for reason in response.provenance.degraded)
+        assert (await status_of(system.catalog.Get(GetRequest(product_id="p07"))))[0] is grpc.StatusCode.INTERNAL
+        system.shards[1 - broken].error = Unavailable("stopping")
+        assert (await status_of(system.search.Search(query)))[0] is grpc.StatusCode.UNAVAILABLE
+        system.shards[1 - broken].error = RuntimeError("a bug")  # type: ignore[assignment]  # no error of ours
+        assert (await status_of(system.search.Search(query)))[0] is grpc.StatusCode.INTERNAL
+
+
+async def test_a_shard_between_two_versions_is_unavailable_and_says_when_to_retry() -> None:
+    async with scripted_system() as system:
+        for shard in system.shards:
+            shard.error = FailedPrecondition("this shard does not serve version 1")
+        for call in (
+            system.search.Search(SearchRequest(examples=[Example(text="p07")])),
+            system.catalog.Get(GetRequest(product_id="p07")),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                await call
+            error = to_error(raised.value)
+            assert isinstance(error, Unavailable)
+            assert error.retry_after_s == 1.0

@@ -22,7 +22,7 @@ from encoders.image.signature import ENCODER, FEATURES
 from encoders.serving.policy import All
 from encoders.tfserving.v1 import prediction_pb2 as pb
 from lookalike.channels import aio_channel, aio_channels
-from lookalike.errors import BadSettings, DeadlineExceeded, LookalikeError, Overloaded, Unavailable
+from lookalike.errors import BadSettings, DeadlineExceeded, InternalError, LookalikeError, Overloaded, Unavailable
 from lookalike.runtime import edge
 from lookalike.runtime.deadline import Deadline
 from server.settings import GatewaySettings
@@ -110,7 +110,7 @@ async def test_an_unavailable_server_is_called_twice_at_most() -> None:
         (grpc.StatusCode.UNAVAILABLE, FULL, Overloaded),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, "", Overloaded),
         (grpc.StatusCode.DEADLINE_EXCEEDED, "", Unavailable),
-        (grpc.StatusCode.INTERNAL, "", Unavailable),
+        (grpc.StatusCode.INTERNAL, "", InternalError),
         (grpc.StatusCode.INVALID_ARGUMENT, "", Unavailable),
         (grpc.StatusCode.NOT_FOUND, "", Unavailable),
         (grpc.StatusCode.FAILED_PRECONDITION, "", Unavailable),

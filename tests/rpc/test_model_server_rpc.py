@@ -18,7 +18,7 @@ from encoders.image.prediction_service import to_string_tensor, to_tensor
 from encoders.image.signature import DEFAULT_INPUT_PX, ENCODER, FEATURES
 from encoders.tfserving.v1 import prediction_pb2 as pb
 from lookalike.channels import aio_channel
-from lookalike.errors import DeadlineExceeded, Overloaded, Unavailable
+from lookalike.errors import DeadlineExceeded, InternalError, Overloaded, Unavailable
 from lookalike.runtime import edge
 from lookalike.runtime.deadline import Deadline
 from tests.rpc.model_servers import (
@@ -181,7 +181,7 @@ async def test_a_model_error_fails_its_batch_and_the_next_one_runs(serve: Serve)
 
     async with serve(Broken()) as channel:
         encoder = ImageEncoder(channel)
-        with pytest.raises(Unavailable, match="INTERNAL"):
+        with pytest.raises(InternalError, match="INTERNAL"):
             await encoder.encode(images(9), Deadline.after(5))
         assert len((await encoder.encode(images(0), Deadline.after(5))).vectors) == 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,9 +12,9 @@ import pytest
 
 from encoders.text.client import TextEncoder
 from encoders.text.replicas import TextEncoderReplicas, poll_text_encoders, text_encoder_replicas
-from lookalike.errors import FailedPrecondition, LookalikeError, Unavailable
+from lookalike.errors import DeadlineExceeded, FailedPrecondition, LookalikeError, Unavailable
 from lookalike.runtime.deadline import Deadline
-from lookalike.runtime.replicas import MAX_LATE, resolve_address
+from lookalike.runtime.replicas import HANGS_S, MAX_FAILURES, MAX_LATE, PAUSE_S, resolve_address
 from lookalike.v1 import text_encoder_pb2 as pb
 from tests.rpc.gateways import ScriptedTextEncoder, serving
 
@@ -187,3 +188,120 @@ async def test_a_name_is_resolved_to_all_its_addresses_and_an_address_stays_as_i
     assert "127.0.0.1:50051" in await resolve_address("localhost:50051")
     with pytest.raises(OSError):  # noqa: PT011  # its message is the system's
         await resolve_address("no-such-host.invalid:50051")
+
+
+@dataclass
+class HangingReplica(Replica):
+    """One whose calls are late, at once, as if they had waited; it answers polls while `may_describe` is set."""
+
+    hangs: bool = False
+
+    async def encode(self, request: pb.EncodeTextRequest, deadline: Deadline) -> pb.EncodeTextResponse:
+        if self.hangs:
+            self.calls += 1
+            raise DeadlineExceeded("hangs")
+        return await super().encode(request, deadline)
+
+
+@dataclass
+class Clock:
+    """A clock that every look advances, so that calls take that long."""
+
+    now_s: float = 0.0
+    step_s: float = 0.0
+
+    def __call__(self) -> float:
+        self.now_s += self.step_s
+        return self.now_s
+
+
+async def is_encoded(replicas: TextEncoderReplicas) -> bool:
+    try:
+        await encode(replicas)
+    except Unavailable:
+        return False
+    return True
+
+
+async def test_a_replica_that_hangs_is_left_out_after_two_calls_and_is_back_when_it_answers(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "lookalike")
+    hanging, healthy, clock = HangingReplica(hangs=True), Replica(), Clock(step_s=HANGS_S)
+    async with serving(hanging.handler()) as first, serving(healthy.handler()) as second:
+        replicas = text_encoder_replicas([first, second], clock=clock)
+        assert [await is_encoded(replicas) for _ in range(MAX_FAILURES)] == [False] * MAX_FAILURES
+        clock.step_s = 0.0
+        assert [await is_encoded(replicas) for _ in range(8)] == [True] * 8
+        assert (hanging.calls, healthy.calls) == (MAX_FAILURES, 8)
+        hanging.hangs = False
+        await poll_text_encoders(replicas, "", SOON)
+        assert await is_encoded(replicas)
+        assert hanging.calls == MAX_FAILURES + 1
+        await replicas.close()
+    assert caplog.messages == [
+        f"{first} is left out until it answers: DEADLINE_EXCEEDED: hangs",
+        f"{first} answers again",
+    ]
+
+
+async def test_while_the_only_replica_hangs_calls_fail_at_once_and_one_tries_again_after_the_pause() -> None:
+    hanging, clock = HangingReplica(hangs=True), Clock(step_s=HANGS_S)
+    async with serving(hanging.handler()) as address:
+        replicas = text_encoder_replicas([address], clock=clock)
+        for _ in range(MAX_FAILURES):
+            assert not await is_encoded(replicas)
+        clock.step_s = 0.0
+        with pytest.raises(Unavailable, match="has answered lately") as refused:
+            await encode(replicas)
+        assert refused.value.retry_after_s == pytest.approx(PAUSE_S)
+        assert hanging.calls == MAX_FAILURES
+        clock.now_s += PAUSE_S
+        assert [await is_encoded(replicas) for _ in range(3)] == [False] * 3
+        assert hanging.calls == MAX_FAILURES + 1
+        hanging.hangs = False
+        clock.now_s += PAUSE_S
+        assert [await is_encoded(replicas) for _ in range(3)] == [True] * 3
+        await replicas.close()
+
+
+async def test_callers_that_give_up_early_say_nothing_about_a_replica() -> None:
+    hanging, clock = HangingReplica(hangs=True), Clock()
+    async with serving(hanging.handler()) as address:
+        replicas = text_encoder_replicas([address], clock=clock)
+        for _ in range(5):
+            assert not await is_encoded(replicas)
+        assert hanging.calls == 5
+        await replicas.close()
+
+
+async def test_a_replica_that_two_polls_found_silent_is_called_only_where_no_other_may_be() -> None:
+    silent, healthy, clock = Replica(), Replica(), Clock()
+    async with serving(silent.handler()) as first, serving(healthy.handler()) as second:
+        replicas = text_encoder_replicas([first, second], clock=clock)
+        await poll_text_encoders(replicas, "", SOON)
+        silent.may_describe.clear()
+        for _ in range(MAX_FAILURES):
+            await poll_text_encoders(replicas, "", 0.05)
+        clock.now_s += PAUSE_S
+        healthy.may_answer.clear()
+        blocked = asyncio.ensure_future(encode(replicas))
+        await until_called(healthy)
+        assert silent.calls == 0
+        healthy.may_answer.set()
+        await blocked
+        await replicas.close()
+
+
+async def test_a_replica_that_is_back_takes_all_calls_at_once() -> None:
+    replica, clock = Replica(), Clock()
+    async with serving(replica.handler()) as address:
+        replicas = text_encoder_replicas([address], clock=clock)
+        replica.may_describe.clear()
+        for _ in range(MAX_FAILURES):
+            await poll_text_encoders(replicas, "", 0.05)
+        assert not await is_encoded(replicas)
+        replica.may_describe.set()
+        await poll_text_encoders(replicas, "", SOON)
+        assert await asyncio.gather(*(is_encoded(replicas) for _ in range(8))) == [True] * 8
+        await replicas.close()

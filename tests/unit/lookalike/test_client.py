@@ -29,11 +29,11 @@ from lookalike.client import (
 from lookalike.errors import (
     DeadlineExceeded,
     FailedPrecondition,
+    InternalError,
     InvalidRequest,
     LookalikeError,
     NotFound,
     Overloaded,
-    ServiceError,
     Unavailable,
 )
 from lookalike.runtime import edge
@@ -702,6 +702,8 @@ async def test_the_blocking_client_behaves_like_the_asynchronous_one(gateway: Fa
         Overloaded("512 calls are in flight", retry_after_s=2.5),
         DeadlineExceeded("too late"),
         Unavailable("shard 1 is unreachable"),
+        Unavailable("shard 1 is between two versions", retry_after_s=1.0),
+        InternalError("shard 1: INTERNAL: see its log"),
     ],
     ids=lambda error: type(error).__name__,
 )
@@ -720,7 +722,7 @@ async def test_a_bug_in_the_gateway_is_a_service_error_without_its_details(
     gateway: FakeGateway, client: AsyncClient
 ) -> None:
     gateway.error = ZeroDivisionError("secret")
-    with pytest.raises(ServiceError, match="INTERNAL") as error_info:
+    with pytest.raises(InternalError, match="internal error") as error_info:
         await client.search(product_id="a")
     assert "secret" not in str(error_info.value)
 

@@ -7,7 +7,15 @@ import pytest
 
 from encoders.clients import EncodedVector
 from lookalike.changes import patch_change, remove_change, upsert_change
-from lookalike.errors import FailedPrecondition, InvalidRequest, LookalikeError, NotFound, Overloaded, Unavailable
+from lookalike.errors import (
+    FailedPrecondition,
+    InternalError,
+    InvalidRequest,
+    LookalikeError,
+    NotFound,
+    Overloaded,
+    Unavailable,
+)
 from lookalike.status import INTERNAL_MESSAGE
 from lookalike.stream import event as events
 from lookalike.v1.catalog_pb2 import Change, ChangeResponse, PatchRequest
@@ -156,7 +164,7 @@ async def test_a_replayed_event_changes_nothing_that_is_newer(catalogue: Catalog
         (Unavailable("gateway: away"), RetryCause.GATEWAY),
         (Overloaded("full", retry_after_s=3), RetryCause.GATEWAY),
         (FailedPrecondition("the encoder is mobilenet-1, the index was built with mobilenet-2"), RetryCause.ENCODER),
-        (Unavailable(f"gateway: INTERNAL: {INTERNAL_MESSAGE}"), RetryCause.BUG),
+        (InternalError(f"gateway: INTERNAL: {INTERNAL_MESSAGE}"), RetryCause.BUG),
     ],
 )
 async def test_what_may_pass_is_tried_again_by_its_cause(
