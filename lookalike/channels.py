@@ -21,16 +21,21 @@ _OWN_CONNECTIONS = ("grpc.use_local_subchannel_pool", 1)
 
 
 def blocking_channel(address: str) -> grpc.Channel:
-    """A blocking channel to `host:port`."""
-    return grpc.insecure_channel(address, options=_OPTIONS)  # noqa: TID251  # the factory itself
+    """A blocking channel to `host:port`, or to each of several by turns: `ipv4:host:port,host:port`."""
+    return grpc.insecure_channel(address, options=_options(address))  # noqa: TID251  # the factory itself
 
 
 def aio_channel(address: str) -> grpc.aio.Channel:
-    """An asyncio channel to `host:port`, for the running event loop."""
-    return grpc.aio.insecure_channel(address, options=_OPTIONS)  # noqa: TID251  # the factory itself
+    """An asyncio channel to `host:port`, as `blocking_channel`, for the running event loop."""
+    return grpc.aio.insecure_channel(address, options=_options(address))  # noqa: TID251  # the factory itself
 
 
 def aio_channels(address: str, count: int) -> tuple[grpc.aio.Channel, ...]:
     """`count` asyncio channels to one `host:port`, each with its own connections."""
-    options = (*_OPTIONS, _OWN_CONNECTIONS)
+    options = (*_options(address), _OWN_CONNECTIONS)
     return tuple(grpc.aio.insecure_channel(address, options=options) for _ in range(count))  # noqa: TID251  # the factory itself
+
+
+def _options(address: str) -> tuple[tuple[str, str | int], ...]:
+    """Of several addresses gRPC would send the whole list as the authority, which strict HTTP/2 servers refuse."""
+    return (*_OPTIONS, ("grpc.default_authority", "localhost")) if "," in address else _OPTIONS
