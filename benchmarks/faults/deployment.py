@@ -40,6 +40,7 @@ class Shape:
     text_encoders: int = 1  # 0: no text queries.
     model_server: bool = True  # Else no photo queries.
     redis: bool = True  # Else each gateway caches in its own memory.
+    small_disk: bool = True  # The first replica has one for its live directory, where this user may mount one.
 
     def replica_names(self, shard: int) -> Sequence[str]:
         return [f"shard {shard} replica {each}" for each in range(self.replicas)]
@@ -168,6 +169,8 @@ class Deployment:
     def _mount_disk(self) -> None:
         disk, mount = self._live_dir(PROXIED[0]), shutil.which("mount")
         disk.mkdir(parents=True)
+        if not self.shape.small_disk:
+            return
         command = [mount or "mount", "-t", "tmpfs", "-o", f"size={_DISK_MIB}m", "tmpfs", str(disk)]
         if mount and subprocess.run(command, capture_output=True, check=False).returncode == 0:  # noqa: S603  # no shell
             self._disk = disk

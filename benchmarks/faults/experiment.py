@@ -57,16 +57,23 @@ class Experiment:
         time.sleep(self.seconds)
         injected_s = time.perf_counter()
         fault.inject(self.deployment)
-        time.sleep(max(0.0, injected_s + self.seconds - time.perf_counter()))
+        in_force_s = time.perf_counter()
+        time.sleep(max(0.0, injected_s + self.seconds - in_force_s))
         healed_s = time.perf_counter()
         fault.heal(self.deployment)
         self.deployment.wait_ready()
         while True:
             time.sleep(1)
-            now_s = time.perf_counter()
-            timeline = Timeline(began_s=began_s, injected_s=injected_s, healed_s=healed_s, ended_s=now_s)
-            is_healed = now_s > healed_s + self.seconds and seconds_to_heal(load.records, timeline) is not None
-            if is_healed or now_s > healed_s + HEAL_S:
+            timeline = Timeline(
+                began_s=began_s,
+                injected_s=injected_s,
+                in_force_s=in_force_s,
+                healed_s=healed_s,
+                ended_s=time.perf_counter(),
+            )
+            since_s = timeline.ended_s - healed_s
+            is_healed = since_s > self.seconds and seconds_to_heal(load.records, timeline) is not None
+            if is_healed or since_s > HEAL_S:
                 return timeline
 
 

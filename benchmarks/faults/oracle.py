@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import grpc
+
 from lookalike.channels import blocking_channel
 from lookalike.runtime.partition import shard_of
+from lookalike.status import to_error
 from lookalike.v1.index_pb2 import DescribeRequest, FetchRequest
 from lookalike.v1.index_pb2_grpc import IndexShardStub
 from lookalike.v1.types_pb2 import Product
@@ -89,6 +92,9 @@ def find_violations(oracle: Oracle, replicas: Mapping[str, int], shards: int) ->
     """What the replicas, shard by address, have of acknowledged changes otherwise than was promised."""
     found = list[str]()
     for address, shard in replicas.items():
-        products = read_replica(address, oracle.changed(shard, shards))
-        found += [f"shard {shard}, {address}: {each}" for each in oracle.violations(products)]
+        try:
+            violations = oracle.violations(read_replica(address, oracle.changed(shard, shards)))
+        except grpc.RpcError as error:  # It starts, or its version changes.
+            violations = [f"cannot be read: {to_error(error)}"]
+        found += [f"shard {shard}, {address}: {each}" for each in violations]
     return found

@@ -43,6 +43,7 @@ class Timeline:
 
     began_s: float
     injected_s: float
+    in_force_s: float  # A signal has had its effect.
     healed_s: float  # The process is let go on, or started again: not that it is ready.
     ended_s: float
 
@@ -144,7 +145,7 @@ def row(
 
 def is_own(fault: Fault, record: Record, timeline: Timeline, only_ones: frozenset[str]) -> bool:
     """Whether nothing but the process of the fault could answer the call."""
-    is_in_flight = record.sent_s <= timeline.injected_s < record.ended_s
+    is_in_flight = record.sent_s <= timeline.in_force_s and timeline.injected_s < record.ended_s
     if fault.loses_in_flight and is_in_flight and record.status != OK:
         return True
     return fault.takes in only_ones and (fault.takes == GATEWAY or fault.takes in record.needs)

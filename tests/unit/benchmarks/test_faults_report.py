@@ -17,7 +17,7 @@ from benchmarks.faults.proxy import Mode, Proxy
 from benchmarks.faults.report import Row, Timeline, row, seconds_to_heal, table
 from lookalike.v1.types_pb2 import Product
 
-TIMELINE = Timeline(began_s=0, injected_s=10, healed_s=20, ended_s=40)
+TIMELINE = Timeline(began_s=0, injected_s=10, in_force_s=10.01, healed_s=20, ended_s=40)
 
 
 def record(
