@@ -107,7 +107,10 @@ class RedisResultCache:
         """Raises RedisError, OSError. The connection closes when it fails or is given up: nothing is read late."""
         if not self._connection.is_connected:
             await self._connection.connect()
-        await self._connection.send_command(*command)
+        try:
+            await self._connection.send_command(*command)
+        except RuntimeError as error:  # uvloop's for a connection that was reset; asyncio's own loop raises OSError.
+            raise RedisConnectionError(str(error)) from error
         values: list[bytes | None] = await self._connection.read_response()
         return values
 
@@ -118,7 +121,7 @@ class RedisResultCache:
         try:
             async with asyncio.timeout(self._timeout_s):
                 await pipeline.execute()
-        except (RedisError, OSError, TimeoutError) as error:
+        except (RedisError, OSError, TimeoutError, RuntimeError) as error:  # The last as in `_call`.
             self._note_failure(error)
         return [None] * len(entries)
 
