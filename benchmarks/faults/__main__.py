@@ -63,9 +63,9 @@ def main() -> int:
 
 
 def run(options: argparse.Namespace, shape: Shape, scratch: Path) -> int:
-    folder = options.folder or scratch / "shop"
-    shop = BuiltShop(folder, products=options.products, shards=shape.shards, seed=options.seed)
-    with Supervisor(scratch / "logs", os.environ, directory=ROOT) as processes:
+    folder = options.folder or scratch
+    shop = BuiltShop(folder / "shop", products=options.products, shards=shape.shards, seed=options.seed)
+    with Supervisor(folder / "logs", os.environ, directory=ROOT) as processes:
         every = faults(shape, lambda _: shop.use(processes, 1), lambda _: shop.use(processes, 0))
         if options.list:
             print(*(each.name for each in every), sep="\n")
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace, shape: Shape, scratch: Path) -> int:
         selected = chosen(every, options.faults.split(","))
         shop.build(processes)
         shop.use(processes, 0)
-        with deployed(Deployment(folder, scratch / "run", shape, processes)) as deployment:
+        with deployed(Deployment(folder / "shop", scratch / "run", shape, processes)) as deployment:
             samples = shop.samples(deployment.gateways()[0])
             if options.overload:
                 return measure_overload(options, deployment, samples)
@@ -158,7 +158,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rate", type=float, default=0, help="calls a second; 0: half of what a closed loop reaches")
     parser.add_argument("--seconds", type=float, default=8, help="before, during and, at least, after each fault")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, help="keep the index here, and use the one that is here")
+    parser.add_argument("--folder", type=Path, help="keep index and logs here, and use the index that is here")
     parser.add_argument("--results", type=Path, help="folder of the result file; default: benchmarks/results")
     parser.add_argument("--json", action="store_true", help="print the result as JSON in place of the table")
     parser.add_argument("--verbose", type=int, default=0, metavar="N", help="print the N most frequent errors, too")

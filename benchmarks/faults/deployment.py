@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -153,7 +154,9 @@ class Deployment:
             limit_file_size(self.pid(PROXIED[0]), 4096)
             return
         with (self._disk / "ballast").open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(self._disk).free)
+            while free_bytes := shutil.disk_usage(self._disk).free:
+                with suppress(OSError):  # The shard has written something meanwhile.
+                    os.posix_fallocate(file.fileno(), file.seek(0, os.SEEK_END), free_bytes)
 
     def empty_disk(self) -> None:
         if self._disk is None:
