@@ -15,7 +15,7 @@ from benchmarks.faults.load import Load
 from benchmarks.faults.oracle import Oracle, find_violations
 from benchmarks.faults.report import Row, Timeline, row, seconds_to_heal
 
-WARM_UP_S: Final = 3.0  # Of the calls before each fault, which do not count.
+WARM_UP_S: Final = 3.0  # Of the calls before each fault: their latencies do not count, their failures do.
 HEAL_S: Final = 45.0  # After which a fault counts as not healed.
 KEPT_S: Final = 30.0  # In which replicas that were away get the changes that they have missed.
 

@@ -113,8 +113,10 @@ def row(
     acknowledged: int,
     lost: Sequence[str],
 ) -> Row:
-    """only_ones: what there is only one process for."""
-    records = [each for each in records if timeline.began_s <= each.due_s < timeline.ended_s]
+    """Failures are those of all records, latencies those of the timeline.
+
+    only_ones: what there is only one process for.
+    """
     own = [each for each in records if is_own(fault, each, timeline, only_ones)]
     others = [each for each in records if not is_own(fault, each, timeline, only_ones)]
     phases = {

@@ -113,8 +113,9 @@ async def test_a_channel_to_several_servers_calls_them_by_turns(implementation: 
     await asyncio.gather(*(server.start() for server in servers))
     try:
         async with aio_channel("ipv4:" + ",".join(f"127.0.0.1:{port}" for port in ports)) as channel:
+            call: Any = channel.unary_unary(UNARY)
             while not all(asked):  # At first one of them may not be connected yet.
-                assert await channel.unary_unary(UNARY)(request(), timeout=PARENT_S) == request()
+                assert await call(request(), timeout=PARENT_S) == request()
     finally:
         await asyncio.gather(*(server.stop(None) for server in servers))
 
