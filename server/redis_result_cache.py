@@ -108,7 +108,10 @@ class RedisResultCache:
         """Raises RedisError, OSError. The connection closes when it fails or is given up: nothing is read late."""
         if not self._connection.is_connected:
             await self._connection.connect()
-        await self._connection.send_command(*command)
+        try:
+            await self._connection.send_command(*command)
+        except RuntimeError as error:  # uvloop's for a connection that was reset; asyncio's own loop raises OSError.
+            raise RedisConnectionError(str(error)) from error
         values: list[bytes | None] = await self._connection.read_response()
         return values
 
@@ -123,7 +126,7 @@ class RedisResultCache:
                 stored = await pipeline.execute(raise_on_error=False)  # Its error would have the value.
             if (refusal := next((each for each in stored if isinstance(each, RedisError)), None)) is not None:
                 raise refusal
-        except (RedisError, OSError, TimeoutError) as error:
+        except (RedisError, OSError, TimeoutError, RuntimeError) as error:  # The last as in `_call`.
             _record_failure(self._sets, error)
         else:
             self._sets.record_success()

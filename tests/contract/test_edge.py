@@ -98,6 +98,28 @@ async def failure(call: Awaitable[Any]) -> grpc.aio.AioRpcError:
     return caught.value
 
 
+async def test_a_channel_to_several_servers_calls_them_by_turns(implementation: str) -> None:
+    asked = [0, 0]
+
+    def count(number: int) -> Any:
+        async def answer(request: BytesValue, deadline: Deadline) -> Message:
+            asked[number] += 1
+            return request
+
+        return edge.handler(SERVICE, {"Unary": answer, "Stream": no_stream, "Both": echo_each})
+
+    servers = [edge.server([count(number)], implementation) for number in range(2)]
+    ports = [server.add_insecure_port("127.0.0.1:0") for server in servers]
+    await asyncio.gather(*(server.start() for server in servers))
+    try:
+        async with aio_channel("ipv4:" + ",".join(f"127.0.0.1:{port}" for port in ports)) as channel:
+            call: Any = channel.unary_unary(UNARY)
+            while not all(asked):  # At first one of them may not be connected yet.
+                assert await call(request(), timeout=PARENT_S) == request()
+    finally:
+        await asyncio.gather(*(server.stop(None) for server in servers))
+
+
 async def test_a_message_and_bytes_are_both_answers(serve: Server) -> None:
     async def serialized(request: BytesValue, deadline: Deadline) -> bytes:
         return request.SerializeToString()

@@ -8,8 +8,10 @@ import signal
 from collections.abc import AsyncIterator
 
 import pytest
+import uvloop
 from redis.asyncio import Redis
 
+from benchmarks.faults.proxy import Mode, Proxy
 from lookalike.runtime.reported_breaker import OPEN
 from lookalike.spaces import VECTOR_SPACES
 from lookalike.v1.search_pb2 import Example, SearchRequest
@@ -170,6 +172,24 @@ async def test_a_connection_that_redis_closed_is_opened_again_without_a_miss() -
             await redis.client_kill_filter(_type="normal", skipme=True)
         assert await cache.get("a") == b"one"
         await cache.close()
+
+
+def test_a_connection_that_was_reset_is_opened_again_without_a_miss_on_the_loop_that_gateways_run_on() -> None:
+    async def reset_and_get(url: str) -> None:
+        proxy = Proxy(int(url.rpartition(":")[2]))
+        async with await asyncio.start_server(proxy.serve, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            cache = RedisResultCache(f"redis://127.0.0.1:{port}", ttl_s=60, timeout_s=5)
+            cache.put("a", b"one")
+            assert await get_when_kept(cache, "a") == b"one"
+            proxy.set_mode(Mode.RESET)
+            await asyncio.sleep(0.05)  # In which the gateway's loop notices, and closes the transport.
+            proxy.set_mode(Mode.PASS)
+            assert await cache.get("a") == b"one"
+            await cache.close()
+
+    with running_redis() as (url, _):
+        uvloop.run(reset_and_get(url))
 
 
 async def test_during_the_pause_after_failures_redis_is_not_called() -> None:
