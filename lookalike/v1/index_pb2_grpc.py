@@ -62,6 +62,11 @@ class IndexShardStub:
                 request_serializer=lookalike_dot_v1_dot_index__pb2.FinishHandoverRequest.SerializeToString,
                 response_deserializer=lookalike_dot_v1_dot_index__pb2.FinishHandoverResponse.FromString,
                 _registered_method=True)
+        self.ListRevisions = channel.unary_stream(
+                '/lookalike.v1.IndexShard/ListRevisions',
+                request_serializer=lookalike_dot_v1_dot_index__pb2.ListRevisionsRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_index__pb2.ListRevisionsPage.FromString,
+                _registered_method=True)
 
 
 class IndexShardServicer:
@@ -135,6 +140,14 @@ class IndexShardServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListRevisions(self, request, context):
+        """The products of a loaded version that changed, each once, with its revision: for the other replicas of this shard, which
+        then ask ListChanges for what they lack.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_IndexShardServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -182,6 +195,11 @@ def add_IndexShardServicer_to_server(servicer, server):
                     servicer.FinishHandover,
                     request_deserializer=lookalike_dot_v1_dot_index__pb2.FinishHandoverRequest.FromString,
                     response_serializer=lookalike_dot_v1_dot_index__pb2.FinishHandoverResponse.SerializeToString,
+            ),
+            'ListRevisions': grpc.unary_stream_rpc_method_handler(
+                    servicer.ListRevisions,
+                    request_deserializer=lookalike_dot_v1_dot_index__pb2.ListRevisionsRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_index__pb2.ListRevisionsPage.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -430,6 +448,33 @@ class IndexShard:
             '/lookalike.v1.IndexShard/FinishHandover',
             lookalike_dot_v1_dot_index__pb2.FinishHandoverRequest.SerializeToString,
             lookalike_dot_v1_dot_index__pb2.FinishHandoverResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRevisions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/lookalike.v1.IndexShard/ListRevisions',
+            lookalike_dot_v1_dot_index__pb2.ListRevisionsRequest.SerializeToString,
+            lookalike_dot_v1_dot_index__pb2.ListRevisionsPage.FromString,
             options,
             channel_credentials,
             insecure,

@@ -246,6 +246,11 @@ class ScriptedShard:
         """It has changed nothing."""
         yield index_pb2.ListChangesPage()
 
+    async def list_revisions(
+        self, request: index_pb2.ListRevisionsRequest, _: Deadline
+    ) -> AsyncIterator[index_pb2.ListRevisionsPage]:
+        yield index_pb2.ListRevisionsPage()
+
     async def seal(self, request: index_pb2.SealRequest, _: Deadline) -> index_pb2.SealResponse:
         return index_pb2.SealResponse()
 
@@ -274,6 +279,7 @@ class ScriptedShard:
             "ListChanges": self.list_changes,
             "Seal": self.seal,
             "FinishHandover": self.finish_handover,
+            "ListRevisions": self.list_revisions,
         }
         return edge.handler(SHARD, methods)
 
