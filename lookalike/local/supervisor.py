@@ -54,8 +54,9 @@ class Supervisor:
 
     Inside the block SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does; while processes are being stopped,
     these signals are ignored. A process that ends is an error with the tail of its log, unless it is to be started
-    again, which `watch` does. If the supervisor is killed with SIGKILL, the kernel kills its processes (Linux; see `parent_death.py`). The kernel ties
-    them to the thread that started them, so only the main thread may start processes.
+    again, which `watch` does. If the supervisor is killed with SIGKILL, the kernel kills its processes (Linux; see
+    `parent_death.py`). The kernel ties them to the thread that started them, so only the main thread may start
+    processes.
 
     directory:  working directory of the processes; None: the supervisor's own.
     stop_s:     time between SIGTERM and SIGKILL for each process; longer than servers take to drain.
@@ -192,7 +193,9 @@ class Supervisor:
             self._processes.remove(process)
             wait_s = process.backoff.next_wait_s(now_s - process.started_s)
             reason = _describe_exit(process.popen.returncode)
-            warn(f"{process.name} ended, {reason}; it is started again in {wait_s:g} s{_log_tail(process.log, lines=3)}")
+            warn(
+                f"{process.name} ended, {reason}; it is started again in {wait_s:g} s{_log_tail(process.log, lines=3)}"
+            )
             self._restarts.append((now_s + wait_s, process))
 
     def check(self) -> None:

@@ -144,7 +144,12 @@ def test_a_process_that_is_to_be_started_again_is_until_one_that_is_not_ends(
     starts = tmp_path / "starts"
     once_more = f"import sys; open({str(starts)!r}, 'a').write('x'); print('it broke'); sys.exit(3)"
     supervisor.start("shard 0", [*PYTHON, once_more], ready=lambda: True, restart=True)
-    until = f"import pathlib, time\np = pathlib.Path({str(starts)!r})\nwhile not p.exists() or p.stat().st_size < 3: time.sleep(0.02)"
+    until = f"""
+import pathlib, time
+starts = pathlib.Path({str(starts)!r})
+while not starts.exists() or starts.stat().st_size < 3:
+    time.sleep(0.02)
+"""
     supervisor.start("gateway", [sys.executable, "-c", until], ready=lambda: True)
     warnings: list[str] = []
     with pytest.raises(Unavailable, match="gateway ended, exit status 0"):
