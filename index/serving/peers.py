@@ -75,6 +75,7 @@ class _Peer:
     states: Sequence[index_pb2.ShardState] = ()
     described_s: float = 0.0
     pulls: dict[Pair, Pull] = field(default_factory=dict)
+    is_peer: bool = True  # False: it serves another shard.
     current_s: float = 0.0  # When all its changes were here.
     failure: str = ""  # Why it does not answer, as it was logged.
 
@@ -82,7 +83,8 @@ class _Peer:
 class Peers:
     """The other replicas of a shard; for one event loop.
 
-    addresses: host:port of each; a host may be a name of several, and may be this replica itself.
+    addresses: host:port of each; a host may be a name of several. This replica itself may be among them, and those of
+               other shards, as where one name stands for all: they are recognised by what they say of themselves.
     progress:  whether this replica may lack changes; the writer knows it, too.
     """
 
@@ -143,8 +145,9 @@ class Peers:
             if (how := self._progress.end(now_s)) is not None:
                 log.log(logging.INFO if how is End.CAUGHT_UP else logging.WARNING, "in service: %s", how.value)
             metrics.CATCHING_UP.labels(self._shard).set(self._progress.is_behind(now_s))
-            for address, peer in self._peers.items():
-                metrics.PEER_LAG_SECONDS.labels(address).set(now_s - peer.current_s)
+            for peer in self._peers.values():
+                if peer.is_peer:
+                    metrics.PEER_LAG_SECONDS.labels(peer.address).set(now_s - peer.current_s)
 
     async def _find_peers(self, tasks: asyncio.TaskGroup) -> None:
         """Resolve the addresses; begin to follow those that are new, and forget those that are gone."""
@@ -154,7 +157,11 @@ class Peers:
             self._tasks.pop(gone).cancel()
         for new in addresses - self._tasks.keys():
             self._tasks[new] = tasks.create_task(self._follow(new))
-        self._progress.set_peers(addresses)
+        self._set_peers()
+
+    def _set_peers(self) -> None:
+        others = {address for address, peer in self._peers.items() if not peer.is_peer}
+        self._progress.set_peers(self._tasks.keys() - self._own_addresses - others)
 
     async def _resolve_known(self, address: str) -> Sequence[str]:
         """The addresses behind one; while its name cannot be resolved, all that are known stay."""
@@ -182,8 +189,9 @@ class Peers:
         try:
             if not await self._describe(peer):
                 self._own_addresses.add(peer.address)
-                self._progress.set_peers({*self._tasks} - self._own_addresses)
+                self._set_peers()
                 return
+            self._set_peers()
             self._progress.note_answer(peer.address)
             for pair, pull in peer.pulls.items():
                 await self._pull(peer, pair, pull)
@@ -217,6 +225,7 @@ class Peers:
         if response.replica != peer.replica:  # Another process, whose numbers may count other changes.
             peer.pulls = {}
         peer.replica, peer.states, peer.described_s = response.replica, response.versions, self._clock()
+        peer.is_peer = any(each.shard == self._shard for each in peer.states)
         pairs = pair_versions(peer.states, self._own_parts())
         peer.pulls = {pair: peer.pulls.get(pair) or Pull() for pair in pairs}
         return True

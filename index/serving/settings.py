@@ -82,10 +82,15 @@ class ShardSettings(IndexSettings):
 
     shard: int = setting(-1, "number of this shard, from 0; -1: the number at the end of pod-name", at_least=-1)
     pod_name: str = setting("", "name of the StatefulSet's pod; its last number is the shard's when shard is -1")
+    shards: int = setting(
+        0,
+        "number of shards, where there are several pods for each: pod n serves shard n modulo it; 0: shard n",
+        at_least=0,
+    )
     peers: tuple[str, ...] = setting(
         (),
         "addresses of the replicas of this shard, host:port, from which it takes the changes that it lacks; a name may "
-        "have several addresses, and its own may be among them; needs live-dir; empty: it has none",
+        "have several addresses, its own may be among them, and those of other shards; needs live-dir; empty: none",
     )
     peer_wait_s: float = setting(
         10.0, "time after the start in which a peer may answer; then it goes into service without", at_least=0
@@ -104,7 +109,7 @@ def shard_number(settings: ShardSettings) -> int:
         raise BadSettings(
             f"no shard number: set --shard, or a --pod-name that ends in a number (it is {settings.pod_name!r})"
         )
-    return int(number[1])
+    return int(number[1]) % settings.shards if settings.shards else int(number[1])
 
 
 def check_peers(settings: ShardSettings) -> None:

@@ -45,9 +45,9 @@ CHANGED = [f"p{i}" for i in range(1, 6)]
 ALONE_S = 0.3  # Until a replica whose peers are down goes into service.
 
 
-def build_version(root: Path, seed: int = 0, encoder: str = "drawn") -> str:
+def build_version(root: Path, seed: int = 0, encoder: str = "drawn", shards: int = 1) -> str:
     vectors = vectors_of(unit_vectors(COUNT, DIM, seed), encoder=encoder)
-    return build(root / "index", catalogue(COUNT), {IMAGE: vectors}, shards=1, serve=False)
+    return build(root / "index", catalogue(COUNT), {IMAGE: vectors}, shards=shards, serve=False)
 
 
 class Replica:
@@ -84,9 +84,9 @@ class Replica:
 
 @asynccontextmanager
 async def a_replica(
-    root: Path, number: int, ports: Sequence[int], *, serves: str = "", wait_s: float = ALONE_S
+    root: Path, number: int, ports: Sequence[int], *, serves: str = "", wait_s: float = ALONE_S, shard_number: int = 0
 ) -> AsyncIterator[Replica]:
-    """Replica `number` of the shard of ROOT/index; its peers are those at all of the ports, itself among them."""
+    """Replica `number` of a shard of ROOT/index; its peers are those at all of the ports, itself among them."""
     settings = ShardSettings(
         location=str(root / "index"),
         version=serves,
@@ -98,7 +98,7 @@ async def a_replica(
     )
     addresses = tuple(f"127.0.0.1:{port}" for port in ports)
     async with AsyncExitStack() as opened:
-        (shard,) = opened.enter_context(open_shards(settings, [0], peers=PeerSettings(addresses, wait_s)))
+        (shard,) = opened.enter_context(open_shards(settings, [shard_number], peers=PeerSettings(addresses, wait_s)))
         await opened.enter_async_context(running(shard, settings.poll_s))
         await shard.rollout.start()
         server = edge.server([shard.service.handler()])
@@ -176,6 +176,22 @@ async def test_a_replica_says_how_far_it_has_the_changes_of_a_peer(root: Path) -
         await eventually(has_all)
         assert await other.content() == await one.content()
         assert name != (await other.describe()).replica
+
+
+async def test_processes_of_other_shards_are_no_peers_and_need_not_answer(root: Path) -> None:
+    version.make_current(root / "index", build_version(root, shards=2))
+    ports = probes.free_ports(2)
+    async with a_replica(root, 1, ports, shard_number=1), a_replica(root, 0, ports, wait_s=3600) as one:
+        await eventually(lambda: has_been_described(one, 2))
+        assert (await one.describe()).catching_up  # No peer of its own has answered.
+        assert not (await one.describe()).peers
+
+
+async def has_been_described(replica: Replica, addresses: int) -> bool:
+    """Whether it knows of so many addresses that they are itself or of other shards."""
+    assert replica.shard.peers is not None
+    others = [each for each in replica.shard.peers._peers.values() if not each.is_peer]
+    return len(others) + len(replica.shard.peers._own_addresses) == addresses
 
 
 async def test_a_replica_that_was_down_gets_what_it_missed_before_it_is_in_service(root: Path) -> None:
