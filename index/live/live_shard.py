@@ -176,8 +176,13 @@ class LiveShard:
 
         Of all changed ones where the shard does not remember which came after that number.
         """
+        recent = self.recent_revisions(known)
+        return self.changes() if recent is None else recent
+
+    def recent_revisions(self, known: int) -> Iterator[tuple[bytes, int]] | None:
+        """As `changes_after`; None: it is not remembered which products changed after that number."""
         ids = self._recent.ids_between(known, self.sequence)
-        return self.changes() if ids is None else ((each, self.revision(each)) for each in ids)
+        return None if ids is None else ((each, self.revision(each)) for each in ids)
 
     @contextmanager
     def unchanged(self) -> Iterator[None]:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -43,7 +43,14 @@ from lookalike.errors import FailedPrecondition, LookalikeError, Overloaded, Una
 from lookalike.runtime.edge import peer_error
 from lookalike.runtime.replicas import resolve_address
 from lookalike.v1 import index_pb2, index_pb2_grpc
-from lookalike.v1.index_pb2 import ListChangesRequest, ListedChange, ListRevisionsRequest, PeerPosition, UpdateResult
+from lookalike.v1.index_pb2 import (
+    ListChangesRequest,
+    ListedChange,
+    ListRecentRevisionsRequest,
+    ListRevisionsRequest,
+    PeerPosition,
+    UpdateResult,
+)
 from lookalike.v1.types_pb2 import SpaceEncoder
 
 log = logging.getLogger(__name__)
@@ -54,7 +61,7 @@ RESOLVE_S = 1.0  # Names are resolved, and peers described, so often.
 TIMEOUT_S = 1.0  # Of a call with a small answer: a peer that hangs costs this, and nobody else waits for it.
 PAGE_TIMEOUT_S = 5.0  # Of each page of a long answer.
 _FETCHED = 512  # Products in one call.
-_MAX_WAITING = 4096  # Lacking changes that may come by themselves; more are fetched at once.
+_FEW = 1000  # Revisions that are compared in 2 ms, and so in the event loop.
 _FULL_WAIT_S, _MAX_FULL_WAIT_S = 0.2, 60.0  # A compaction makes room in seconds.
 _NO_CHANGES = 1 << 62  # More than any known_sequence: Describe lists no recent changes.
 
@@ -239,31 +246,40 @@ class Peers:
 
     async def _pull(self, peer: _Peer, pair: Pair, pull: Pull) -> None:
         """List what changed in a version of a peer since the last pass; fetch what was listed then, and is not here."""
-        await self._fetch(peer, pair, await self._lacking(pair.target, pull.waiting.items()))
+        await self._fetch(peer, pair, await self._lacking(pair.target, [*pull.waiting.items()]))
         pull.note_arrived()
-        at_once = not pull.listed or self.is_catching_up()
-        lacking, sequence = dict[bytes, int](), pull.listed
-        request = ListRevisionsRequest(version=pair.source, known_sequence=pull.listed)
-        async for page in _pages(peer.stub.ListRevisions(request)):
-            if page.replica != peer.replica:
-                raise Unavailable(f"peer {peer.address}: it is another process now")
+        recent = await peer.stub.ListRecentRevisions(
+            ListRecentRevisionsRequest(version=pair.source, known_sequence=pull.listed), timeout=TIMEOUT_S
+        )
+        if recent.forgotten:
+            pull.note_listed(await self._pull_all(peer, pair), {})
+            return
+        lacking = await self._lacking(pair.target, _revisions_of(peer, recent))
+        if self.is_catching_up():
+            await self._fetch(peer, pair, lacking)
+            lacking = {}
+        pull.note_listed(recent.sequence, lacking)
+
+    async def _pull_all(self, peer: _Peer, pair: Pair) -> int:
+        """Fetch what is lacking of all changes of a version of a peer; returns the number of the last one."""
+        sequence = 0
+        async for page in _pages(peer.stub.ListRevisions(ListRevisionsRequest(version=pair.source))):
             sequence = page.sequence
-            lacking |= await self._lacking(pair.target, zip(page.ids, page.revisions, strict=True))
-            if at_once or len(lacking) > _MAX_WAITING:
-                await self._fetch(peer, pair, lacking)
-                lacking = {}
-        pull.note_listed(sequence, lacking)
+            await self._fetch(peer, pair, await self._lacking(pair.target, _revisions_of(peer, page)))
+        return sequence
 
-    async def _lacking(self, target: str, revisions: Iterable[tuple[bytes, int]]) -> dict[bytes, int]:
+    async def _lacking(self, target: str, listed: Sequence[tuple[bytes, int]]) -> dict[bytes, int]:
         """Those of the products whose revision here is older."""
-        listed = [*revisions]
-        if not listed:
-            return {}
         with self._served.lease(target) as shard:
-            return await run_in_thread(self._thread, partial(_newer, _require_live(shard.live), listed))
+            live = _require_live(shard.live)
+            if len(listed) <= _FEW:
+                return _newer(live, listed)
+            return await run_in_thread(self._thread, partial(_newer, live, listed))
 
-    async def _fetch(self, peer: _Peer, pair: Pair, ids: Iterable[bytes]) -> None:
+    async def _fetch(self, peer: _Peer, pair: Pair, ids: Collection[bytes]) -> None:
         """Fetch the changes of these products from a version of a peer, and apply them to the version here."""
+        if not ids:
+            return
         with self._served.lease(pair.target) as shard:
             encoders = _require_live(shard.live).encoders
         named = [SpaceEncoder(space=space, encoder=each) for space, each in encoders.items()]
@@ -296,6 +312,13 @@ async def _pages(call: Any) -> AsyncIterator[Any]:
             yield page
     finally:
         call.cancel()
+
+
+def _revisions_of(peer: _Peer, listed: index_pb2.RevisionList) -> Sequence[tuple[bytes, int]]:
+    """The ids and revisions of a list. Raises Unavailable where another process than the known one has sent it."""
+    if listed.replica != peer.replica:
+        raise Unavailable(f"peer {peer.address}: it is another process now")
+    return [*zip(listed.ids, listed.revisions, strict=True)]
 
 
 def _newer(live: LiveShard, listed: Sequence[tuple[bytes, int]]) -> dict[bytes, int]:

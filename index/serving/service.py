@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import grpc
 
+from index.live.live_shard import LiveShard
 from index.live.migration import list_changes, list_changes_of
 from index.search.cost import ORDINARY_COMPONENTS, CostClass, WorkLimit, costly_class
 from index.serving import messages, metrics
@@ -77,6 +78,7 @@ class IndexShard:
             "ListChanges": self.list_changes,
             "Seal": self.seal,
             "FinishHandover": self.finish_handover,
+            "ListRecentRevisions": self.list_recent_revisions,
             "ListRevisions": self.list_revisions,
         }
         return edge.handler(SERVICE, methods)
@@ -146,23 +148,41 @@ class IndexShard:
                 if not page.changes:
                     return
 
+    async def list_recent_revisions(
+        self, request: index_pb2.ListRecentRevisionsRequest, deadline: Deadline
+    ) -> index_pb2.RevisionList:
+        """At most those of all changes that are remembered: some 30 ms. Most often of few, so no thread is worth it."""
+        with self._served.lease(request.version) as shard:
+            live = _require_live(shard)
+            sequence = live.sequence
+            recent = live.recent_revisions(request.known_sequence)
+            return self._revision_list(sequence, recent or (), forgotten=recent is None)
+
     async def list_revisions(
         self, request: index_pb2.ListRevisionsRequest, deadline: Deadline
-    ) -> AsyncGenerator[index_pb2.ListRevisionsPage, None]:
+    ) -> AsyncGenerator[index_pb2.RevisionList, None]:
         """Stream pages until all revisions are listed, which takes one thread of its own."""
-        with self._served.lease(request.version) as shard, ThreadPoolExecutor(1, "revisions") as thread:
-            if (live := shard.live) is None:
-                raise FailedPrecondition(_NO_UPDATES)
+        with (
+            self._served.lease(request.version) as shard,
+            ThreadPoolExecutor(1, "revisions", initializer=lower_thread_priority) as thread,
+        ):
+            live = _require_live(shard)
             sequence = live.sequence
-            revisions = live.changes_after(request.known_sequence)
+            revisions = live.changes()
             while True:
-                page = index_pb2.ListRevisionsPage(replica=self._replica, sequence=sequence)
-                for product_id, revision in await run_in_thread(thread, lambda: [*islice(revisions, _REVISIONS)]):
-                    page.ids.append(product_id)
-                    page.revisions.append(revision)
+                page = await run_in_thread(thread, lambda: self._revision_list(sequence, islice(revisions, _REVISIONS)))
                 yield page
                 if len(page.ids) < _REVISIONS:
                     return
+
+    def _revision_list(
+        self, sequence: int, revisions: Iterable[tuple[bytes, int]], *, forgotten: bool = False
+    ) -> index_pb2.RevisionList:
+        response = index_pb2.RevisionList(replica=self._replica, sequence=sequence, forgotten=forgotten)
+        for product_id, revision in revisions:
+            response.ids.append(product_id)
+            response.revisions.append(revision)
+        return response
 
     async def seal(self, request: index_pb2.SealRequest, deadline: Deadline) -> index_pb2.SealResponse:
         if not 0 <= request.seconds <= MAX_SEAL_S:
@@ -255,6 +275,12 @@ class IndexShard:
             release = lease.pop_all().close
         call.add_done_callback(lambda _: release())
         return call
+
+
+def _require_live(shard: ShardVersion) -> LiveShard:
+    if shard.live is None:
+        raise FailedPrecondition(_NO_UPDATES)
+    return shard.live
 
 
 def _check_count(queries: Sequence[object]) -> None:

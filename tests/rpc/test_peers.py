@@ -205,10 +205,9 @@ async def test_a_replica_that_was_down_gets_what_it_missed_before_it_is_in_servi
         await one.apply(*EVERY_KIND)
         # More than fit into the delta at once: compactions run on both sides.
         for first in range(0, 180, 30):
-            await asyncio.sleep(0.05)
-            await one.stub.Apply(
-                ApplyRequest(version=one.version, updates=[upsert(f"n{i}", i + 10) for i in range(first, first + 30)])
-            )
+            updates = [upsert(f"n{i}", i + 10) for i in range(first, first + 30)]
+            while any(each.outcome == UpdateResult.FULL for each in await one.apply(*updates)):
+                await asyncio.sleep(0.05)
         async with a_replica(root, 1, ports) as other:
             await eventually(other.is_in_service)
             lacking = {*await one.content()} - {*await other.content()}
