@@ -206,7 +206,7 @@ async def test_a_replica_that_was_down_gets_what_it_missed_before_it_is_in_servi
         # More than fit into the delta at once: compactions run on both sides.
         for first in range(0, 180, 30):
             updates = [upsert(f"n{i}", i + 10) for i in range(first, first + 30)]
-            while any(each.outcome == UpdateResult.FULL for each in await one.apply(*updates)):
+            while any(each.outcome == UpdateResult.FULL for each in await one.apply(*updates)):  # noqa: ASYNC110  # until a compaction has made room
                 await asyncio.sleep(0.05)
         async with a_replica(root, 1, ports) as other:
             await eventually(other.is_in_service)
