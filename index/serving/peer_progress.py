@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from lookalike.v1.index_pb2 import PeerPosition, ShardState
 
-LATE_S = 1.0  # A tick that comes later: the process was stopped. A busy event loop is late by some 100 ms.
+LATE_S = 1.0  # A tick that comes later: the process was stopped,
+BUSY_SHARE = 0.1  # unless it used more than this share of a core meanwhile: it is busy. One that is stopped uses none.
 
 
 class ShardPart(NamedTuple):
@@ -96,12 +97,17 @@ class CatchingUp:
     """Whether a replica may lack changes that a peer has acknowledged.
 
     It may from its start, and when its process was stopped for a while, until it has the changes of every peer that
-    answers, or none has answered for `wait_s`: then it may be the only one that is left.
+    answers, or none has answered for `wait_s`: then it may be the only one that is left. One that is only busy is not
+    behind: under load all replicas are, and none would be left.
+
+    wait_s: see above.
+    now_s:  monotonic seconds; cpu_s: those of CPU that the process has used.
     """
 
     def __init__(self, now_s: float, wait_s: float) -> None:
         self._wait_s = wait_s
         self._began_s = self._last_tick_s = now_s
+        self._last_cpu_s = 0.0
         self._answers: dict[str, _Answer] = {}
         self._is_over = False
         self.episode = 0  # How often it began to catch up again.
@@ -131,13 +137,13 @@ class CatchingUp:
         if peer in self._answers and episode == self.episode:
             self._answers[peer] = _Answer.PULLED
 
-    def tick(self, now_s: float) -> bool:
+    def tick(self, now_s: float, cpu_s: float) -> bool:
         """Call it all the time. Returns whether the process was stopped meanwhile, so that it catches up again."""
-        late = self._is_late(now_s)
-        self._last_tick_s = now_s
-        if late:
+        was_stopped = self._was_stopped(now_s, cpu_s)
+        self._last_tick_s, self._last_cpu_s = now_s, cpu_s
+        if was_stopped:
             self.begin(now_s)
-        return late
+        return was_stopped
 
     def end(self, now_s: float) -> End | None:
         """How it ceases to catch up now; None: it does not, or did before."""
@@ -146,12 +152,13 @@ class CatchingUp:
         self._is_over = True
         return how
 
-    def is_behind(self, now_s: float) -> bool:
+    def is_behind(self, now_s: float, cpu_s: float) -> bool:
         """Whether it may lack changes. True also before the first tick of a process that was stopped."""
-        return not self._is_over or self._is_late(now_s)
+        return not self._is_over or self._was_stopped(now_s, cpu_s)
 
-    def _is_late(self, now_s: float) -> bool:
-        return now_s - self._last_tick_s > LATE_S
+    def _was_stopped(self, now_s: float, cpu_s: float) -> bool:
+        late_s = now_s - self._last_tick_s
+        return late_s > LATE_S and cpu_s - self._last_cpu_s < BUSY_SHARE * late_s
 
     def _outcome(self, now_s: float) -> End | None:
         answers = {*self._answers.values()}

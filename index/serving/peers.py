@@ -26,7 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from time import monotonic
+from time import monotonic, process_time
 from typing import Any, TypeVar
 
 import grpc
@@ -122,7 +122,7 @@ class Peers:
 
     def is_catching_up(self) -> bool:
         """Whether this replica may lack changes that a peer has acknowledged."""
-        return self._progress.is_behind(self._clock())
+        return self._progress.is_behind(self._clock(), process_time())
 
     def positions(self) -> list[PeerPosition]:
         """How far it has the changes of each peer."""
@@ -132,7 +132,7 @@ class Peers:
         """Follow the peers for ever. started: returns when a version is loaded, which takes the changes."""
         await started()
         log.info("catching up with the peers %s", ",".join(self._addresses))
-        self._progress.tick(self._clock())
+        self._progress.tick(self._clock(), process_time())
         self._progress.begin(self._clock())
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -147,11 +147,11 @@ class Peers:
         while True:
             await asyncio.sleep(TICK_S)
             now_s = self._clock()
-            if self._progress.tick(now_s):
+            if self._progress.tick(now_s, process_time()):
                 log.warning("this process was stopped for a while: catching up with the peers")
             if (how := self._progress.end(now_s)) is not None:
                 log.log(logging.INFO if how is End.CAUGHT_UP else logging.WARNING, "in service: %s", how.value)
-            metrics.CATCHING_UP.labels(self._shard).set(self._progress.is_behind(now_s))
+            metrics.CATCHING_UP.labels(self._shard).set(self.is_catching_up())
             for peer in self._peers.values():
                 if peer.is_peer:
                     metrics.PEER_LAG_SECONDS.labels(peer.address).set(now_s - peer.current_s)

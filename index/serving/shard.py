@@ -147,7 +147,7 @@ def _open_shard(
         max_waiting=settings.max_updates_waiting,
         migration=migration,
         is_busy=slots.ordinary.is_busy,
-        is_catching_up=lambda: progress is not None and progress.is_behind(time.monotonic()),
+        is_catching_up=lambda: progress is not None and progress.is_behind(time.monotonic(), time.process_time()),
     )
     peers = Peers(peer_settings.addresses, loader.shard, served, writer, progress) if progress else None
     rollout = Rollout(

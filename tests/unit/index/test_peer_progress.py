@@ -9,6 +9,7 @@ from lookalike.v1.index_pb2 import AwaitedChanges, LiveState, PeerPosition, Shar
 
 PART = ShardPart(0, 2)
 WAIT_S = 10.0
+CPU_S = 0.0  # That the process has used.
 
 
 def state(version: str, shards: int = 2, awaited: str = "") -> ShardState:
@@ -68,10 +69,10 @@ def test_a_replica_is_behind_until_it_has_the_changes_of_every_peer_that_answers
     progress.note_failure("c")
     progress.note_pulled("a", progress.episode)
     assert progress.end(0.5) is None
-    assert progress.is_behind(0.5)
+    assert progress.is_behind(0.5, CPU_S)
     progress.note_pulled("b", progress.episode)
     assert progress.end(0.5) is End.CAUGHT_UP
-    assert not progress.is_behind(0.5)
+    assert not progress.is_behind(0.5, CPU_S)
     assert progress.end(0.6) is None
 
 
@@ -117,22 +118,29 @@ def caught_up() -> CatchingUp:
 
 def test_a_replica_whose_process_was_stopped_is_behind_until_the_next_pull() -> None:
     progress = caught_up()
-    assert not progress.tick(LATE_S)
-    assert progress.tick(2.1 * LATE_S)
-    assert progress.is_behind(2.1 * LATE_S)
+    assert not progress.tick(LATE_S, CPU_S)
+    assert progress.tick(2.1 * LATE_S, CPU_S)
+    assert progress.is_behind(2.1 * LATE_S, CPU_S)
     progress.note_pulled("a", progress.episode)
     assert progress.end(2.2 * LATE_S) is End.CAUGHT_UP
 
 
 def test_a_replica_whose_process_was_stopped_is_behind_before_it_has_noticed() -> None:
     progress = caught_up()
-    assert not progress.is_behind(LATE_S)
-    assert progress.is_behind(1.1 * LATE_S)
+    assert not progress.is_behind(LATE_S, CPU_S)
+    assert progress.is_behind(1.1 * LATE_S, CPU_S)
+
+
+def test_a_replica_whose_process_is_busy_and_late_is_not_behind() -> None:
+    progress = caught_up()
+    assert not progress.is_behind(3 * LATE_S, 2 * LATE_S)
+    assert not progress.tick(3 * LATE_S, 2 * LATE_S)
+    assert progress.tick(6 * LATE_S, 2 * LATE_S)
 
 
 def test_a_pull_that_began_before_the_process_was_stopped_counts_for_nothing() -> None:
     progress = caught_up()
     episode = progress.episode
-    progress.tick(2 * LATE_S)
+    progress.tick(2 * LATE_S, CPU_S)
     progress.note_pulled("a", episode)
     assert progress.end(2 * LATE_S) is None
