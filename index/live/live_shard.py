@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -154,11 +155,13 @@ class LiveShard:
     def changes(self) -> Iterator[tuple[bytes, int]]:
         """Ids and revisions of the products changed since the version was built, removed ones included.
 
-        Not a snapshot: a product that changes meanwhile may come with its earlier revision.
+        A product that changes meanwhile comes with its earlier revision.
         """
-        deltas = [[*delta.revisions.items()] for delta in (self._delta, self._frozen) if delta is not None]
+        with self._writing:  # Else those of a compaction that ends now could be in neither.
+            deltas = [[*delta.revisions.items()] for delta in (self._delta, self._frozen) if delta is not None]
+            compacted = self._compacted
         changed = dict(change for delta in reversed(deltas) for change in delta)
-        if (compacted := self._compacted) is not None:
+        if compacted is not None:
             for product_id in compacted.ids():
                 if product_id not in changed and (revision := compacted.revision(product_id)) is not None:
                     yield product_id, revision
@@ -167,6 +170,25 @@ class LiveShard:
                 if product_id not in changed and compacted.revision(product_id) is None:
                     yield product_id, revision
         yield from changed.items()
+
+    def changes_after(self, known: int) -> Iterator[tuple[bytes, int]]:
+        """As `changes`, of the products that changed after update number `known`.
+
+        Of all changed ones where the shard does not remember which came after that number.
+        """
+        recent = self.recent_revisions(known)
+        return self.changes() if recent is None else recent
+
+    def recent_revisions(self, known: int) -> Iterator[tuple[bytes, int]] | None:
+        """As `changes_after`; None: it is not remembered which products changed after that number."""
+        ids = self._recent.ids_between(known, self.sequence)
+        return None if ids is None else ((each, self.revision(each)) for each in ids)
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """No write is published while the context is open: a product and its revision are of one state."""
+        with self._writing:
+            yield
 
     def patched_product(self, product_id: bytes) -> Product | None:
         """A product of a segment on disk, which may be gone, as it was patched; None: its last change was no patch."""
@@ -302,7 +324,7 @@ class LiveShard:
                 kind = change_kind(
                     update, same_expiry=change.product is not None and change.product.expires_at == expiry
                 )
-                applied.append(AppliedChange(hashed, kind))
+                applied.append(AppliedChange(product_id, hashed, kind))
                 outcomes.append(
                     UpdateResult(outcome=UpdateResult.APPLIED, revision=change.revision, spaces=spaces, kind=kind)
                 )

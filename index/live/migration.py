@@ -6,13 +6,12 @@ are listed, for gateways to hand over to the new owners.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 
 from index.live.live_shard import LiveShard
 from index.live.migration_loss import MigrationLoss, keep_vectors, loss_reasons, shared_spaces
 from index.live.updates import PATCHABLE
-from lookalike.runtime.partition import product_hash
 from lookalike.v1.index_pb2 import Patch, Update, Upsert
 from lookalike.v1.types_pb2 import Space, SpaceVector
 from lookalike.vectors import pack
@@ -50,14 +49,33 @@ def list_changes(
     encoders: of the version that takes them; vectors of others are left out. All changes are listed where the shard
     does not remember which came after that number. If `old` changes meanwhile, some changes may be missing.
     """
-    recent = old.recent_changes(known_sequence, sequence := old.sequence).products
-    only = {*recent} if known_sequence and len(recent) == sequence - known_sequence else None
-    shared = {space for space, encoder in old.encoders.items() if encoders.get(space) == encoder}
-    for product_id, revision in old.changes():
-        if only is None or product_hash(product_id) in only:
-            update = _update_of(old, product_id, revision)
-            if update.generation <= MAX_TOMBSTONE_GENERATION:
-                yield (kept := keep_vectors(update, shared)), kept is not update
+    shared = _shared_encoders(old, encoders)
+    for product_id, _ in old.changes_after(known_sequence):
+        update = _current_update(old, product_id)
+        if update.generation <= MAX_TOMBSTONE_GENERATION:
+            yield (kept := keep_vectors(update, shared)), kept is not update
+
+
+def list_changes_of(
+    old: LiveShard, encoders: Mapping[Space.ValueType, str], ids: Iterable[bytes]
+) -> Iterator[tuple[Update, bool]]:
+    """As `list_changes`, of these products, for another replica of the shard: tombstones are as old as they are."""
+    shared = _shared_encoders(old, encoders)
+    for product_id in ids:
+        update = _current_update(old, product_id)
+        if update.revision:  # Else it was never changed.
+            update.generation = max(0, update.generation - 1)
+            yield (kept := keep_vectors(update, shared)), kept is not update
+
+
+def _shared_encoders(old: LiveShard, encoders: Mapping[Space.ValueType, str]) -> set[Space.ValueType]:
+    return {space for space, encoder in old.encoders.items() if encoders.get(space) == encoder}
+
+
+def _current_update(old: LiveShard, product_id: bytes) -> Update:
+    """As `_update_of`, with the revision that the product has, though `old` takes updates meanwhile."""
+    with old.unchanged():
+        return _update_of(old, product_id, old.revision(product_id))
 
 
 def _newer_updates(old: LiveShard, new: LiveShard) -> Iterator[Update]:

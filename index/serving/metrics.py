@@ -85,6 +85,15 @@ SUPERSEDED_ROWS = Gauge(
 TOMBSTONES = Gauge("lookalike_shard_tombstones", "Removals that are remembered.", ["shard"])
 LOG_BYTES = Gauge("lookalike_shard_log_bytes", "Size of the write-ahead log.", ["shard"])
 
+# Peers: the other replicas of the shard.
+CATCHING_UP = Gauge(
+    "lookalike_shard_catching_up", "1 while this replica may lack changes that a peer has; else 0.", ["shard"]
+)
+PEER_CHANGES = Counter("lookalike_shard_peer_changes", "Changes that this replica lacked, taken from a peer.")
+PEER_LAG_SECONDS = Gauge(
+    "lookalike_shard_peer_lag_seconds", "Time since this replica last had all changes of a peer.", ["peer"]
+)
+
 
 def set_loaded(versions: int, loaded: ShardVersion) -> None:
     """Set the gauges after a version was loaded: how many there are now, and the vectors of this one."""

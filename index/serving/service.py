@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
@@ -13,11 +13,13 @@ from typing import TypeVar
 
 import grpc
 
-from index.live.migration import list_changes
+from index.live.live_shard import LiveShard
+from index.live.migration import list_changes, list_changes_of
 from index.search.cost import ORDINARY_COMPONENTS, CostClass, WorkLimit, costly_class
 from index.serving import messages, metrics
 from index.serving.caller import Caller
 from index.serving.change_migration import ChangeMigration
+from index.serving.peers import Peers, new_replica_name
 from index.serving.shard_search import Found, ShardSearch
 from index.serving.shard_version import ShardVersion
 from index.serving.slots import Slots
@@ -34,6 +36,8 @@ SERVICE = index_pb2.DESCRIPTOR.services_by_name["IndexShard"]
 MAX_QUERIES = 256
 MAX_SEAL_S = 60.0  # A gateway that dies while it hands changes over must not keep a version from taking updates.
 _CHANGES = 128  # In one page: of the largest products and vectors, 12 KiB each, 1.5 MiB.
+_REVISIONS = 1024  # In one page, which takes some 2 ms.
+_NO_UPDATES = "this shard takes no updates: it was started without --live-dir"
 
 Result = TypeVar("Result")
 
@@ -51,12 +55,16 @@ class IndexShard:
         writer: Writer,
         migration: ChangeMigration | None = None,
         *,
+        peers: Peers | None = None,
         ordinary_components: float = ORDINARY_COMPONENTS,
     ) -> None:
+        """peers: the other replicas of the shard; None: it has none."""
         self._slots = slots
         self._writer = writer
         self._migration = migration  # None: there are no updates.
         self._served = served
+        self._peers = peers
+        self._replica = peers.replica if peers else new_replica_name()
         self._ordinary = WorkLimit(ordinary_components)  # A search that needs more is costly.
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -70,12 +78,19 @@ class IndexShard:
             "ListChanges": self.list_changes,
             "Seal": self.seal,
             "FinishHandover": self.finish_handover,
+            "ListRecentRevisions": self.list_recent_revisions,
+            "ListRevisions": self.list_revisions,
         }
         return edge.handler(SERVICE, methods)
 
     async def describe(self, request: index_pb2.DescribeRequest, deadline: Deadline) -> index_pb2.DescribeResponse:
         awaited = self._migration.awaited if self._migration else None
-        return describe(self._served, request.pinned, request.known_sequence, awaited)
+        response = describe(self._served, request.pinned, request.known_sequence, awaited)
+        response.replica = self._replica
+        if self._peers is not None:
+            response.catching_up = self._peers.is_catching_up()
+            response.peers.extend(self._peers.positions())
+        return response
 
     async def search(
         self, version: str, queries: Sequence[ShardQuery], deadline: Deadline, *, ordinary_only: bool = False
@@ -116,12 +131,15 @@ class IndexShard:
         """Stream pages until all changes are listed, which takes one thread of its own."""
         migration = self._migration
         if migration is None:
-            raise FailedPrecondition("this shard takes no updates: it was started without --live-dir")
+            raise FailedPrecondition(_NO_UPDATES)
         encoders = {each.space: each.encoder for each in request.encoders}
         with ThreadPoolExecutor(1, "handover") as thread, ExitStack() as opened:
             live = await run_in_thread(thread, lambda: opened.enter_context(migration.changes_of(request.version)))
             sequence = live.sequence
-            changes = list_changes(live, encoders, request.known_sequence)
+            if request.ids:
+                changes = list_changes_of(live, encoders, request.ids)
+            else:
+                changes = list_changes(live, encoders, request.known_sequence)
             while True:
                 page = index_pb2.ListChangesPage(sequence=sequence)
                 for update, reduced in await run_in_thread(thread, lambda: [*islice(changes, _CHANGES)]):
@@ -129,6 +147,42 @@ class IndexShard:
                 yield page
                 if not page.changes:
                     return
+
+    async def list_recent_revisions(
+        self, request: index_pb2.ListRecentRevisionsRequest, deadline: Deadline
+    ) -> index_pb2.RevisionList:
+        """At most those of all changes that are remembered: some 30 ms. Most often of few, so no thread is worth it."""
+        with self._served.lease(request.version) as shard:
+            live = _require_live(shard)
+            sequence = live.sequence
+            recent = live.recent_revisions(request.known_sequence)
+            return self._revision_list(sequence, recent or (), forgotten=recent is None)
+
+    async def list_revisions(
+        self, request: index_pb2.ListRevisionsRequest, deadline: Deadline
+    ) -> AsyncGenerator[index_pb2.RevisionList, None]:
+        """Stream pages until all revisions are listed, which takes one thread of its own."""
+        with (
+            self._served.lease(request.version) as shard,
+            ThreadPoolExecutor(1, "revisions", initializer=lower_thread_priority) as thread,
+        ):
+            live = _require_live(shard)
+            sequence = live.sequence
+            revisions = live.changes()
+            while True:
+                page = await run_in_thread(thread, lambda: self._revision_list(sequence, islice(revisions, _REVISIONS)))
+                yield page
+                if len(page.ids) < _REVISIONS:
+                    return
+
+    def _revision_list(
+        self, sequence: int, revisions: Iterable[tuple[bytes, int]], *, forgotten: bool = False
+    ) -> index_pb2.RevisionList:
+        response = index_pb2.RevisionList(replica=self._replica, sequence=sequence, forgotten=forgotten)
+        for product_id, revision in revisions:
+            response.ids.append(product_id)
+            response.revisions.append(revision)
+        return response
 
     async def seal(self, request: index_pb2.SealRequest, deadline: Deadline) -> index_pb2.SealResponse:
         if not 0 <= request.seconds <= MAX_SEAL_S:
@@ -221,6 +275,12 @@ class IndexShard:
             release = lease.pop_all().close
         call.add_done_callback(lambda _: release())
         return call
+
+
+def _require_live(shard: ShardVersion) -> LiveShard:
+    if shard.live is None:
+        raise FailedPrecondition(_NO_UPDATES)
+    return shard.live
 
 
 def _check_count(queries: Sequence[object]) -> None:

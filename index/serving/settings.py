@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from lookalike.errors import BadSettings
 from lookalike.releases.settings import FollowSettings
@@ -64,6 +64,16 @@ class IndexSettings(FollowSettings):
     )
 
 
+class PeerSettings(NamedTuple):
+    """Where the replicas of a shard are, as ShardSettings has it."""
+
+    addresses: Sequence[str] = ()
+    wait_s: float = 0.0
+
+
+NO_PEERS = PeerSettings()
+
+
 @dataclass(frozen=True, kw_only=True)
 class ShardSettings(IndexSettings):
     """A process that serves one shard."""
@@ -72,6 +82,23 @@ class ShardSettings(IndexSettings):
 
     shard: int = setting(-1, "number of this shard, from 0; -1: the number at the end of pod-name", at_least=-1)
     pod_name: str = setting("", "name of the StatefulSet's pod; its last number is the shard's when shard is -1")
+    shards: int = setting(
+        0,
+        "number of shards, where there are several pods for each: pod n serves shard n modulo it; 0: shard n",
+        at_least=0,
+    )
+    peers: tuple[str, ...] = setting(
+        (),
+        "addresses of the replicas of this shard, host:port, from which it takes the changes that it lacks; a name may "
+        "have several addresses, its own may be among them, and those of other shards; needs live-dir; empty: none",
+    )
+    peer_wait_s: float = setting(
+        10.0, "time after the start in which a peer may answer; then it goes into service without", at_least=0
+    )
+
+    @property
+    def peer_settings(self) -> PeerSettings:
+        return PeerSettings(self.peers, self.peer_wait_s)
 
 
 def shard_number(settings: ShardSettings) -> int:
@@ -82,7 +109,19 @@ def shard_number(settings: ShardSettings) -> int:
         raise BadSettings(
             f"no shard number: set --shard, or a --pod-name that ends in a number (it is {settings.pod_name!r})"
         )
-    return int(number[1])
+    return int(number[1]) % settings.shards if settings.shards else int(number[1])
+
+
+def check_peers(settings: ShardSettings) -> None:
+    """Raises BadSettings where the peers cannot be asked."""
+    if settings.peers and settings.live_dir is None:
+        raise BadSettings(
+            "--peers needs --live-dir: without it a shard takes no updates, and has none to take from peers"
+        )
+    for address in settings.peers:
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdecimal():
+            raise BadSettings(f"--peers {','.join(settings.peers)}: {address!r} is not host:port")
 
 
 def parse_expected_encoders(expect: Sequence[str]) -> dict[str, str]:

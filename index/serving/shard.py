@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,10 +18,15 @@ from index.live.live_shard import LiveLimits
 from index.search.space import BATCH
 from index.serving.change_migration import ChangeMigration
 from index.serving.loader import Loader
+from index.serving.peer_progress import CatchingUp
+from index.serving.peers import Peers
 from index.serving.service import SERVICE, IndexShard
 from index.serving.settings import (
+    NO_PEERS,
     IndexSettings,
+    PeerSettings,
     ShardSettings,
+    check_peers,
     parse_expected_encoders,
     shard_number,
 )
@@ -41,7 +46,10 @@ CURRENT names another version, that one is loaded and served beside the old one,
 request uses it any more. If a new version cannot be loaded, the reason is logged and the old one serves on.
 
   lookalike serve shard --location index --shard 0 --port 7000
-  lookalike serve shard --location index --pod-name lookalike-shard-2     (shard 2, as in a StatefulSet)"""
+  lookalike serve shard --location index --pod-name lookalike-shard-2     (shard 2, as in a StatefulSet)
+  lookalike serve shard --location index --shard 0 --live-dir changes --peers 10.0.0.1:7000,10.0.0.2:7000
+
+The peers are the replicas of a shard: each takes from the others the changes that it lacks."""
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
@@ -52,8 +60,9 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
 
 
 async def run(settings: ShardSettings) -> None:
-    with open_shards(settings, [shard_number(settings)]) as (shard,):
-        async with lifecycle.background_task(shard.rollout.watch(settings.poll_s)):
+    check_peers(settings)
+    with open_shards(settings, [shard_number(settings)], peers=settings.peer_settings) as (shard,):
+        async with running(shard, settings.poll_s):
             await lifecycle.serve(
                 settings,
                 [shard.service.handler()],
@@ -69,11 +78,27 @@ class RunningShard:
 
     service: IndexShard
     rollout: Rollout[ShardVersion]
+    peers: Peers | None  # None: it has no other replicas.
+
+
+@asynccontextmanager
+async def running(shard: RunningShard, poll_s: float) -> AsyncIterator[None]:
+    """What a shard does beside its calls, once it has started: it follows CURRENT, and its peers."""
+    async with AsyncExitStack() as background:
+        await background.enter_async_context(lifecycle.background_task(shard.rollout.watch(poll_s)))
+        if shard.peers is not None:
+            following = shard.peers.run(shard.rollout.until_started)
+            await background.enter_async_context(lifecycle.background_task(following))
+        yield
 
 
 @contextmanager
 def open_shards(
-    settings: IndexSettings, numbers: Sequence[int], *, max_shards: int | None = None
+    settings: IndexSettings,
+    numbers: Sequence[int],
+    *,
+    max_shards: int | None = None,
+    peers: PeerSettings = NO_PEERS,
 ) -> Iterator[list[RunningShard]]:
     """These shards of an index, which share the search threads and the GPU; for one event loop.
 
@@ -106,21 +131,26 @@ def open_shards(
                 expected_encoders=parse_expected_encoders(settings.expect),
                 placement=None if device is None else device.place,
             )
-            shards.append(on_exit.enter_context(_open_shard(settings, loader, slots)))
+            shards.append(on_exit.enter_context(_open_shard(settings, loader, slots, peers)))
         on_exit.callback(stopping.set)
         yield shards
 
 
 @contextmanager
-def _open_shard(settings: IndexSettings, loader: Loader, slots: Slots) -> Iterator[RunningShard]:
+def _open_shard(
+    settings: IndexSettings, loader: Loader, slots: Slots, peer_settings: PeerSettings
+) -> Iterator[RunningShard]:
     served = shard_versions(time.monotonic, settings.lease_s)
     migration = _change_migration(settings, served, loader)
+    progress = CatchingUp(time.monotonic(), peer_settings.wait_s) if peer_settings.addresses else None
     writer = Writer(
         served,
         max_waiting=settings.max_updates_waiting,
         migration=migration,
         is_busy=slots.ordinary.is_busy,
+        is_catching_up=lambda: progress is not None and progress.is_behind(time.monotonic(), time.process_time()),
     )
+    peers = Peers(peer_settings.addresses, loader.shard, served, writer, progress) if progress else None
     rollout = Rollout(
         served,
         read_target=lambda: settings.version or loader.location.current(),
@@ -134,7 +164,7 @@ def _open_shard(settings: IndexSettings, loader: Loader, slots: Slots) -> Iterat
         before_drop=migration.before_drop if migration else None,
     )
     try:
-        yield RunningShard(IndexShard(slots, served, writer, migration), rollout)
+        yield RunningShard(IndexShard(slots, served, writer, migration, peers=peers), rollout, peers)
     finally:
         writer.close()
         rollout.close()

@@ -15,7 +15,7 @@ from time import monotonic
 from index.live.live_shard import LiveShard
 from index.live.migration_loss import MigrationLoss, handover_loss
 from index.live.replication import apply_to_all
-from index.live.updates import updated_id
+from index.live.updates import changes_in_part, updated_id
 from index.serving import metrics
 from index.serving.change_migration import ChangeMigration
 from index.serving.compactor import Compactor
@@ -24,10 +24,10 @@ from index.serving.pacer import Pacer
 from index.serving.shard_version import ShardVersion
 from index.serving.threads import run_in_thread
 from index.serving.versions import ShardHandle, ShardVersions
-from lookalike.errors import FailedPrecondition, InvalidRequest, LookalikeError
+from lookalike.errors import FailedPrecondition, InvalidRequest, LookalikeError, Unavailable
 from lookalike.runtime.coalescer import Coalescer
 from lookalike.runtime.deadline import Deadline
-from lookalike.v1.index_pb2 import ApplyRequest, ApplyResponse, Update, UpdateResult
+from lookalike.v1.index_pb2 import ApplyRequest, ApplyResponse, ListedChange, Update, UpdateResult
 
 MAX_UPDATES = 1024  # In one request, and in one write of several.
 # Updates applied, logged and published together, in some 15 ms, in which searches get the interpreter's lock late.
@@ -47,14 +47,17 @@ class Writer:
         migration: ChangeMigration | None = None,
         clock: Callable[[], float] = monotonic,
         is_busy: Callable[[], bool] = lambda: False,
+        is_catching_up: Callable[[], bool] = lambda: False,
     ) -> None:
         """migration: brings a version the latest changes of the one that it follows; None: there are no updates.
 
         is_busy: whether ordinary searches run, for which long writes make room.
+        is_catching_up: whether this replica may lack changes that a peer has.
         """
         self._served = served
         self._migration = migration
         self._clock = clock
+        self._is_catching_up = is_catching_up
         self._sealed_until_s: dict[str, float] = {}  # By version.
         self._pacer = Pacer(_SHARE, is_busy)
         self._write_lock = asyncio.Lock()
@@ -73,12 +76,29 @@ class Writer:
         """Return when the updates are synced to disk and every later call sees them.
 
         Raises Overloaded, DeadlineExceeded (the write may still happen), FailedPrecondition where updates are off.
+        Unavailable for a change in part while this replica is catching up: made of a product without its last change,
+        it would have the revision of the right one, and stay. It comes from a peer, which made it of the whole.
         """
         if len(request.updates) > MAX_UPDATES:
             raise InvalidRequest(
                 "updates", f"the request has {len(request.updates)} updates, at most {MAX_UPDATES} are allowed"
             )
+        if not request.handover and self._is_catching_up() and any(map(changes_in_part, request.updates)):
+            raise Unavailable("this replica is catching up with its peers: it makes no change in part")
         return await self._batches(request, deadline)
+
+    async def pull(self, version: str, changes: Sequence[ListedChange]) -> Sequence[UpdateResult]:
+        """Apply changes that a peer has to this version alone, whether it takes updates or not.
+
+        Raises Unavailable and FailedPrecondition where the version is not loaded, Overloaded.
+        """
+        updates = [each.update for each in changes]
+        async with self._write_lock:
+            with self._served.lease(version) as shard:
+                outcomes = await self._write_updates(shard, (), updates)
+                reduced = {updated_id(each.update) for each in changes if each.reduced}
+                _require_live(shard).note_loss(handover_loss(updates, outcomes, reduced))
+        return outcomes
 
     def close(self) -> None:
         """Return when running writes and compactions have ended."""
@@ -166,21 +186,29 @@ class Writer:
                 for other in others
                 if other.live is not None and other.manifest.shards == shard.manifest.shards
             ]
-            with metrics.WRITE_SECONDS.time():
-                outcomes, loss = await run_in_thread(self._thread, partial(self._apply, live, replicas, updates))
+            outcomes = await self._write_updates(shard, replicas, updates)
             if handover:
                 reduced = {updated_id(request.updates[i]) for request in requests for i in request.reduced}
                 live.note_loss(handover_loss(updates, outcomes, reduced))
-            metrics.WRITE_UPDATES.observe(len(updates))
-            metrics.count_outcomes(outcomes)
-            metrics.set_live(shard.shard, live)
-            self._losses.report(loss, version)
-            self._compactor.start_if_due((live, *replicas))
             remaining = iter(outcomes)
             return [
                 ApplyResponse(results=[next(remaining) for _ in request.updates], sequence=live.sequence)
                 for request in requests
             ]
+
+    async def _write_updates(
+        self, shard: ShardVersion, others: Sequence[LiveShard], updates: Sequence[Update]
+    ) -> list[UpdateResult]:
+        """Apply to a version and others; call it with the write lock held."""
+        live = _require_live(shard)
+        with metrics.WRITE_SECONDS.time():
+            outcomes, loss = await run_in_thread(self._thread, partial(self._apply, live, others, updates))
+        metrics.WRITE_UPDATES.observe(len(updates))
+        metrics.count_outcomes(outcomes)
+        metrics.set_live(shard.shard, live)
+        self._losses.report(loss, live.version)
+        self._compactor.start_if_due((live, *others))
+        return outcomes
 
     def _apply(
         self, live: LiveShard, replicas: Sequence[LiveShard], updates: Sequence[Update]

@@ -12,9 +12,10 @@ from lookalike.errors import BadArtifact
 
 @dataclass(frozen=True, kw_only=True)
 class ServedIndex:
-    """The current version of an index: its name and its vector spaces."""
+    """The current version of an index: its name, its number of shards and its vector spaces."""
 
     version: str
+    shards: int
     spaces: Sequence[str]  # "image", "text"
 
 
@@ -24,7 +25,7 @@ def read_current(location: Path) -> ServedIndex:
         version = (location / "CURRENT").read_text(encoding="utf-8").strip()
         manifest = json.loads((location / version / "manifest.json").read_bytes())
         spaces = tuple(str(space["name"]) for space in manifest["spaces"])
-        return ServedIndex(version=version, spaces=spaces)
+        return ServedIndex(version=version, shards=int(manifest["shards"]), spaces=spaces)
     except OSError as error:
         raise BadArtifact(f"{error.filename}: no index here: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:

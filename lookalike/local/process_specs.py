@@ -66,6 +66,59 @@ def node(
     return server("node", port, "node", *arguments)
 
 
+def shard(
+    location: Path,
+    number: int,
+    port: int,
+    *,
+    replica: int,
+    peers: Sequence[str] = (),
+    live_dir: Path | None = None,
+) -> ProcessSpec:
+    """A replica of a shard of the index at `location`.
+
+    peers:    the addresses of all replicas of the shard, with `live_dir` only.
+    live_dir: the directory that keeps live updates, of this replica alone; None: they are refused.
+    """
+    arguments: list[str | Path | int] = ["--location", location, "--shard", number, "--metrics-port", 0]
+    arguments += ["--live-dir", live_dir, "--peers", ",".join(peers)] if live_dir else ["--peers", ""]
+    return server(f"shard {number} replica {replica}", port, "shard", *arguments)
+
+
+def replicas(
+    location: Path, shards: int, count: int, ports: Sequence[int], *, live_dir: Path | None = None
+) -> list[list[ProcessSpec]]:
+    """`count` replicas of each shard of an index.
+
+    The first ones keep changes where a node does, in `live_dir`, and find those of a node there; the others get them
+    from the first.
+    """
+    assert len(ports) == shards * count  # noqa: S101  # the caller chose them
+    groups = []
+    for number in range(shards):
+        own = ports[number * count : (number + 1) * count]
+        peers = [f"127.0.0.1:{port}" for port in own]
+        groups.append(
+            [
+                shard(location, number, port, replica=replica, peers=peers, live_dir=_live_dir(live_dir, replica))
+                for replica, port in enumerate(own)
+            ]
+        )
+    return groups
+
+
+def _live_dir(live_dir: Path | None, replica: int) -> Path | None:
+    return live_dir and (live_dir / f"replica-{replica}" if replica else live_dir)
+
+
+def gateway(shards: Sequence[Sequence[ProcessSpec]], port: int, *, metrics_port: int = 0) -> ProcessSpec:
+    """The gateway of these shards, by ordinal, each of one replica or several; without encoders and result cache."""
+    addresses = ",".join("+".join(replica.address for replica in group) for group in shards)
+    arguments: list[str | int] = ["--shards", addresses, "--metrics-port", metrics_port]
+    arguments += ["--model-server", "", "--text-encoder", "", "--redis", ""]
+    return server("gateway", port, "gateway", *arguments)
+
+
 def redis(executable: Path, directory: Path, port: int) -> ProcessSpec:
     """Redis as a result cache: bounded memory, no persistence."""
     address = f"127.0.0.1:{port}"

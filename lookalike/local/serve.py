@@ -1,4 +1,4 @@
-"""`lookalike serve local`: an index served on this machine by one process, without encoders."""
+"""`lookalike serve local`: an index served on this machine, by one process or by replicas, without encoders."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import shlex
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -17,6 +17,7 @@ from lookalike.client import Client
 from lookalike.errors import OperatorError
 from lookalike.local import location, probes, process_specs
 from lookalike.local.location import ServedIndex
+from lookalike.local.process_specs import ProcessSpec
 from lookalike.local.supervisor import Supervisor
 
 EXAMPLES = """\
@@ -24,10 +25,16 @@ examples:
   lookalike index build --vectors base.npy --space image index
   lookalike serve local index --port 50051 --metrics-port 9090
   lookalike serve local index --live-dir changes      (accepts `lookalike catalog upsert` and `remove`)
+  lookalike serve local index --live-dir changes --replicas 2
 
 Queries are product ids and vectors. Photos and texts need encoders: see `lookalike demo`. When CURRENT names another
 version, that one is served within seconds, and no call fails.
+
+With --replicas, a gateway and so many processes for each shard run in place of one process. If one of them dies, the
+others answer; it is started again, and takes from them the changes that it missed. A version of another number of
+shards needs a new start then.
 """
+MAX_REPLICAS = 8
 READY_TIMEOUT_S = 600.0  # A node reads all its files once, for their checksums: enough for 60 GB at 100 MB/s.
 
 
@@ -42,7 +49,16 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     parser.add_argument("--port", type=int, default=50051, help="gRPC port (default: %(default)s)")
     parser.add_argument("--metrics-port", type=int, default=0, help="port of the Prometheus page; 0: none")
     parser.add_argument("--live-dir", type=Path, help="directory that keeps live updates; without it they are refused")
+    parser.add_argument(
+        "--replicas",
+        type=int,
+        default=0,
+        metavar="N",
+        help="processes for each shard, beside a gateway; 0: one for all",
+    )
     options = parser.parse_args(argv)
+    if not 0 <= options.replicas <= MAX_REPLICAS:
+        parser.error(f"--replicas {options.replicas}: not in 0..{MAX_REPLICAS}")
     live_dir = options.live_dir.resolve() if options.live_dir else None
     index = options.location.resolve()
     served = location.read_current(index)
@@ -53,20 +69,43 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         tempfile.TemporaryDirectory(prefix="lookalike-") as logs,
         Supervisor(Path(logs), environ, directory=process_specs.ROOT) as processes,
     ):
-        _serve(processes, index, served, live_dir, port=options.port, metrics_port=options.metrics_port)
+        if options.replicas:
+            shards = start_replicas(processes, index, served.shards, options.replicas, live_dir, exclude=[options.port])
+            entrance = process_specs.gateway(shards, options.port, metrics_port=options.metrics_port)
+        else:
+            entrance = process_specs.node(index, options.port, live_dir=live_dir, metrics_port=options.metrics_port)
+        _serve(processes, entrance, served, options.metrics_port)
     return 0
 
 
-def _serve(
-    processes: Supervisor, index: Path, served: ServedIndex, live_dir: Path | None, *, port: int, metrics_port: int
-) -> None:
-    """Serve until Ctrl-C, SIGTERM, or the end of the node (raises as `Supervisor.check`)."""
-    node = process_specs.node(index, port, live_dir=live_dir, metrics_port=metrics_port)
-    processes.start(node.name, node.command, ready=node.ready)
+def start_replicas(
+    processes: Supervisor,
+    index: Path,
+    shards: int,
+    count: int,
+    live_dir: Path | None,
+    *,
+    exclude: Collection[int] = (),
+) -> list[list[ProcessSpec]]:
+    """Start replicas of every shard of an index, each of which is started again when it dies; by shard."""
+    ports = probes.free_ports(shards * count, exclude=exclude)
+    groups = process_specs.replicas(index, shards, count, ports, live_dir=live_dir)
+    for group in groups:
+        for each in group:
+            processes.start(each.name, each.command, ready=each.ready, restart=True)
+    return groups
+
+
+def _serve(processes: Supervisor, entrance: ProcessSpec, served: ServedIndex, metrics_port: int) -> None:
+    """Serve until Ctrl-C, SIGTERM, or the end of a process that is not started again (raises as `Supervisor.check`).
+
+    entrance: what callers call, a node or a gateway.
+    """
+    processes.start(entrance.name, entrance.command, ready=entrance.ready)
     processes.wait_ready(timeout_s=READY_TIMEOUT_S)
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    console.print(f"Version {served.version} is served at {node.address}. Try:")
-    for line in example_commands(node.address, served.spaces, metrics_port):
+    console.print(f"Version {served.version} is served at {entrance.address}. Try:")
+    for line in example_commands(entrance.address, served.spaces, metrics_port):
         console.print(f"  {line}")
     console.print("Ctrl-C stops it.")
     with contextlib.suppress(KeyboardInterrupt):

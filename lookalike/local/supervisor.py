@@ -18,6 +18,7 @@ from typing import IO, Any, NoReturn, Self
 
 from lookalike.errors import LookalikeError, OperatorError, ServiceError, Unavailable
 from lookalike.local import parent_death
+from lookalike.local.restarts import RestartBackoff
 
 _WARNING = re.compile(r"^\S+ \S+ (WARNING|ERROR|CRITICAL) ")  # As lookalike.runtime.telemetry has them written.
 LOG_TAIL_BYTES = 4096
@@ -31,9 +32,16 @@ class RunningProcess:
     """A started process, its log, and its readiness probe."""
 
     name: str
+    command: Sequence[str]
     popen: subprocess.Popen[bytes]
     log: Path
     ready: Callable[[], bool]
+    started_s: float
+    backoff: RestartBackoff | None  # None: that it ends is an error.
+
+    @property
+    def has_ended(self) -> bool:
+        return self.popen.poll() is not None
 
 
 class Supervisor:
@@ -45,9 +53,10 @@ class Supervisor:
             processes.watch()
 
     Inside the block SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does; while processes are being stopped,
-    these signals are ignored. Nothing is restarted: a process that ends is an error with the tail of its log. If the
-    supervisor is killed with SIGKILL, the kernel kills its processes (Linux; see `parent_death.py`). The kernel ties
-    them to the thread that started them, so only the main thread may start processes.
+    these signals are ignored. A process that ends is an error with the tail of its log, unless it is to be started
+    again, which `watch` does. If the supervisor is killed with SIGKILL, the kernel kills its processes (Linux; see
+    `parent_death.py`). The kernel ties them to the thread that started them, so only the main thread may start
+    processes.
 
     directory:  working directory of the processes; None: the supervisor's own.
     stop_s:     time between SIGTERM and SIGKILL for each process; longer than servers take to drain.
@@ -61,6 +70,7 @@ class Supervisor:
         self._environ = dict(environ)
         self._stop_s = stop_s
         self._processes: list[RunningProcess] = []
+        self._restarts: list[tuple[float, RunningProcess]] = []  # When each that ended is started again.
         self._handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -85,12 +95,31 @@ class Supervisor:
         if exit_error is not None:
             raise exit_error from error
 
-    def start(self, name: str, command: Sequence[str], *, ready: Callable[[], bool]) -> None:
-        """Start a process. Its output goes to a log named after it, which is overwritten."""
+    def start(self, name: str, command: Sequence[str], *, ready: Callable[[], bool], restart: bool = False) -> None:
+        """Start a process. Its output goes to a log named after it, which is overwritten.
+
+        restart: whether it is started again where it ends while it is watched.
+        """
+        self._log(name).unlink(missing_ok=True)
+        self._start(name, command, ready, RestartBackoff() if restart else None)
+
+    def _start(
+        self, name: str, command: Sequence[str], ready: Callable[[], bool], backoff: RestartBackoff | None
+    ) -> None:
         log = self._log(name)
-        with log.open("wb") as output:
+        with log.open("ab") as output:
             popen = self._popen(command, stdout=output, stderr=subprocess.STDOUT)
-        self._processes.append(RunningProcess(name=name, popen=popen, log=log, ready=ready))
+        self._processes.append(
+            RunningProcess(
+                name=name,
+                command=command,
+                popen=popen,
+                log=log,
+                ready=ready,
+                started_s=time.monotonic(),
+                backoff=backoff,
+            )
+        )
 
     def wait_ready(self, *, timeout_s: float) -> None:
         """Wait until every process is ready. Raises as `check` if one ends; Unavailable if one is not ready in time."""
@@ -115,7 +144,16 @@ class Supervisor:
         with log.open("wb") as errors, output.open("wb") as out:
             popen = self._popen(command, stdout=out, stderr=None if show_stderr else errors)
         others = tuple(self._processes)
-        self._processes.append(process := RunningProcess(name=name, popen=popen, log=log, ready=lambda: True))
+        process = RunningProcess(
+            name=name,
+            command=command,
+            popen=popen,
+            log=log,
+            ready=lambda: True,
+            started_s=time.monotonic(),
+            backoff=None,
+        )
+        self._processes.append(process)
         while (status := popen.poll()) is None:
             _check(others)
             time.sleep(POLL_S)
@@ -128,16 +166,37 @@ class Supervisor:
     def watch(self, warn: Callable[[str], object] = lambda line: None) -> NoReturn:
         """Wait until a process ends (raises as `check`) or a signal arrives (KeyboardInterrupt).
 
-        warn: is called with each line that a process logs as a warning or an error.
+        Those that are to be started again are, after a wait.
+
+        warn: is called with each line that a process logs as a warning or an error, and when one is started again.
         """
         read_bytes = {process.name: 0 for process in self._processes}
         while True:
-            self.check()
+            self._restart_ended(warn)
+            _check([each for each in self._processes if each.backoff is None])
             for process in self._processes:
                 lines, read_bytes[process.name] = _lines_after(process.log, read_bytes[process.name])
                 for line in filter(_WARNING.search, lines):
                     warn(f"{process.name}: {line}")
             time.sleep(4 * POLL_S)
+
+    def _restart_ended(self, warn: Callable[[str], object]) -> None:
+        """Start processes again whose wait is over; those that have ended since wait from now on."""
+        now_s = time.monotonic()
+        due = [process for at_s, process in self._restarts if at_s <= now_s]
+        self._restarts = [each for each in self._restarts if each[0] > now_s]
+        for process in due:
+            warn(f"{process.name} is started again")
+            self._start(process.name, process.command, process.ready, process.backoff)
+        for process in [each for each in self._processes if each.backoff is not None and each.has_ended]:
+            assert process.backoff is not None  # noqa: S101  # for the type checker
+            self._processes.remove(process)
+            wait_s = process.backoff.next_wait_s(now_s - process.started_s)
+            reason = _describe_exit(process.popen.returncode)
+            warn(
+                f"{process.name} ended, {reason}; it is started again in {wait_s:g} s{_log_tail(process.log, lines=3)}"
+            )
+            self._restarts.append((now_s + wait_s, process))
 
     def check(self) -> None:
         """Raise, with the tail of its log, if a process has ended: OperatorError after status 2, else Unavailable."""
@@ -228,9 +287,9 @@ def _lines_after(log: Path, start: int) -> tuple[list[str], int]:
     return whole.decode(errors="replace").splitlines(), start + len(whole)
 
 
-def _log_tail(log: Path) -> str:
+def _log_tail(log: Path, *, lines: int = LOG_TAIL_LINES) -> str:
     """The end of a log, as the end of an error message."""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))
-        lines = file.read().decode(errors="replace").strip().splitlines()[-LOG_TAIL_LINES:]
-    return "; its last lines ({}):\n{}".format(log, "\n".join(f"  {line}" for line in lines)) if lines else ""
+        tail = file.read().decode(errors="replace").strip().splitlines()[-lines:]
+    return "; its last lines ({}):\n{}".format(log, "\n".join(f"  {line}" for line in tail)) if tail else ""

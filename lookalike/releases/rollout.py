@@ -108,6 +108,10 @@ class Rollout(Generic[Loaded]):
             self._note_no_part(self._target, nothing)
         self._started.set()
 
+    async def until_started(self) -> None:
+        """Return when the first version is loaded, or there is none for this process."""
+        await self._started.wait()
+
     async def watch(self, poll_s: float) -> None:
         """Once started, reconcile every `poll_s`, for ever."""
         await self._started.wait()

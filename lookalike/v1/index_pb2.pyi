@@ -832,6 +832,7 @@ class ListChangesRequest(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     KNOWN_SEQUENCE_FIELD_NUMBER: _builtins.int
     ENCODERS_FIELD_NUMBER: _builtins.int
+    IDS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     known_sequence: _builtins.int
     """Changes up to this number may be left out; 0: none."""
@@ -839,16 +840,21 @@ class ListChangesRequest(_message.Message):
     def encoders(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.SpaceEncoder]:
         """Of the version that takes them: vectors of others are left out."""
 
+    @_builtins.property
+    def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Only the changes of these products, whatever `known_sequence` is, for another replica of this shard. Empty: of all."""
+
     def __init__(
         self,
         *,
         version: _builtins.str = ...,
         known_sequence: _builtins.int = ...,
         encoders: _abc.Iterable[_types_pb2.SpaceEncoder] | None = ...,
+        ids: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoders", b"encoders", "known_sequence", b"known_sequence", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoders", b"encoders", "ids", b"ids", "known_sequence", b"known_sequence", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -877,6 +883,86 @@ class ListChangesPage(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListChangesPage: _TypeAlias = ListChangesPage  # noqa: Y015
+
+@_typing.final
+class ListRecentRevisionsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    KNOWN_SEQUENCE_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    known_sequence: _builtins.int
+    """Changes up to this number are left out."""
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        known_sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["known_sequence", b"known_sequence", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRecentRevisionsRequest: _TypeAlias = ListRecentRevisionsRequest  # noqa: Y015
+
+@_typing.final
+class ListRevisionsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRevisionsRequest: _TypeAlias = ListRevisionsRequest  # noqa: Y015
+
+@_typing.final
+class RevisionList(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLICA_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    IDS_FIELD_NUMBER: _builtins.int
+    REVISIONS_FIELD_NUMBER: _builtins.int
+    FORGOTTEN_FIELD_NUMBER: _builtins.int
+    replica: _builtins.str
+    """As DescribeResponse has it."""
+    sequence: _builtins.int
+    """Every change up to this number is in the list, on all its pages, or was known."""
+    forgotten: _builtins.bool
+    """The list is empty: which products changed after `known_sequence` is not remembered."""
+    @_builtins.property
+    def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    @_builtins.property
+    def revisions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """One per id."""
+
+    def __init__(
+        self,
+        *,
+        replica: _builtins.str = ...,
+        sequence: _builtins.int = ...,
+        ids: _abc.Iterable[_builtins.bytes] | None = ...,
+        revisions: _abc.Iterable[_builtins.int] | None = ...,
+        forgotten: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["forgotten", b"forgotten", "ids", b"ids", "replica", b"replica", "revisions", b"revisions", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevisionList: _TypeAlias = RevisionList  # noqa: Y015
 
 @_typing.final
 class ListedChange(_message.Message):

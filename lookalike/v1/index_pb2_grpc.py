@@ -63,6 +63,16 @@ class IndexShardStub:
                 request_serializer=lookalike_dot_v1_dot_index__pb2.FinishHandoverRequest.SerializeToString,
                 response_deserializer=lookalike_dot_v1_dot_index__pb2.FinishHandoverResponse.FromString,
                 _registered_method=True)
+        self.ListRecentRevisions = channel.unary_unary(
+                '/lookalike.v1.IndexShard/ListRecentRevisions',
+                request_serializer=lookalike_dot_v1_dot_index__pb2.ListRecentRevisionsRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_index__pb2.RevisionList.FromString,
+                _registered_method=True)
+        self.ListRevisions = channel.unary_stream(
+                '/lookalike.v1.IndexShard/ListRevisions',
+                request_serializer=lookalike_dot_v1_dot_index__pb2.ListRevisionsRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_index__pb2.RevisionList.FromString,
+                _registered_method=True)
 
 
 class IndexShardServicer:
@@ -137,6 +147,22 @@ class IndexShardServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListRecentRevisions(self, request, context):
+        """For the other replicas of this shard, which then ask ListChanges for what they lack.
+
+        The products of a loaded version that changed lately, each once, with its revision.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRevisions(self, request, context):
+        """Those of all that changed since the version was built.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_IndexShardServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -184,6 +210,16 @@ def add_IndexShardServicer_to_server(servicer, server):
                     servicer.FinishHandover,
                     request_deserializer=lookalike_dot_v1_dot_index__pb2.FinishHandoverRequest.FromString,
                     response_serializer=lookalike_dot_v1_dot_index__pb2.FinishHandoverResponse.SerializeToString,
+            ),
+            'ListRecentRevisions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRecentRevisions,
+                    request_deserializer=lookalike_dot_v1_dot_index__pb2.ListRecentRevisionsRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_index__pb2.RevisionList.SerializeToString,
+            ),
+            'ListRevisions': grpc.unary_stream_rpc_method_handler(
+                    servicer.ListRevisions,
+                    request_deserializer=lookalike_dot_v1_dot_index__pb2.ListRevisionsRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_index__pb2.RevisionList.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -433,6 +469,60 @@ class IndexShard:
             '/lookalike.v1.IndexShard/FinishHandover',
             lookalike_dot_v1_dot_index__pb2.FinishHandoverRequest.SerializeToString,
             lookalike_dot_v1_dot_index__pb2.FinishHandoverResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRecentRevisions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookalike.v1.IndexShard/ListRecentRevisions',
+            lookalike_dot_v1_dot_index__pb2.ListRecentRevisionsRequest.SerializeToString,
+            lookalike_dot_v1_dot_index__pb2.RevisionList.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRevisions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/lookalike.v1.IndexShard/ListRevisions',
+            lookalike_dot_v1_dot_index__pb2.ListRevisionsRequest.SerializeToString,
+            lookalike_dot_v1_dot_index__pb2.RevisionList.FromString,
             options,
             channel_credentials,
             insecure,

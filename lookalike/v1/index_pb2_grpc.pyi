@@ -59,6 +59,13 @@ class IndexShardStub:
     """The version takes no updates for so long: they are MOVED. What was acknowledged before is in `sequence`."""
     FinishHandover: _grpc.UnaryUnaryMultiCallable[_index_pb2.FinishHandoverRequest, _index_pb2.FinishHandoverResponse]
     """The version has every change of the one before, and takes updates from now on; no other one does."""
+    ListRecentRevisions: _grpc.UnaryUnaryMultiCallable[_index_pb2.ListRecentRevisionsRequest, _index_pb2.RevisionList]
+    """For the other replicas of this shard, which then ask ListChanges for what they lack.
+
+    The products of a loaded version that changed lately, each once, with its revision.
+    """
+    ListRevisions: _grpc.UnaryStreamMultiCallable[_index_pb2.ListRevisionsRequest, _index_pb2.RevisionList]
+    """Those of all that changed since the version was built."""
 
 @_typing.type_check_only
 class IndexShardAsyncStub(IndexShardStub):
@@ -91,6 +98,13 @@ class IndexShardAsyncStub(IndexShardStub):
     """The version takes no updates for so long: they are MOVED. What was acknowledged before is in `sequence`."""
     FinishHandover: _aio.UnaryUnaryMultiCallable[_index_pb2.FinishHandoverRequest, _index_pb2.FinishHandoverResponse]  # type: ignore[assignment]
     """The version has every change of the one before, and takes updates from now on; no other one does."""
+    ListRecentRevisions: _aio.UnaryUnaryMultiCallable[_index_pb2.ListRecentRevisionsRequest, _index_pb2.RevisionList]  # type: ignore[assignment]
+    """For the other replicas of this shard, which then ask ListChanges for what they lack.
+
+    The products of a loaded version that changed lately, each once, with its revision.
+    """
+    ListRevisions: _aio.UnaryStreamMultiCallable[_index_pb2.ListRevisionsRequest, _index_pb2.RevisionList]  # type: ignore[assignment]
+    """Those of all that changed since the version was built."""
 
 class IndexShardServicer(metaclass=_abc_1.ABCMeta):
     """One shard of the index. Internal: called by gateways only.
@@ -174,5 +188,24 @@ class IndexShardServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_index_pb2.FinishHandoverResponse, _abc.Awaitable[_index_pb2.FinishHandoverResponse]]:
         """The version has every change of the one before, and takes updates from now on; no other one does."""
+
+    @_abc_1.abstractmethod
+    def ListRecentRevisions(
+        self,
+        request: _index_pb2.ListRecentRevisionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_index_pb2.RevisionList, _abc.Awaitable[_index_pb2.RevisionList]]:
+        """For the other replicas of this shard, which then ask ListChanges for what they lack.
+
+        The products of a loaded version that changed lately, each once, with its revision.
+        """
+
+    @_abc_1.abstractmethod
+    def ListRevisions(
+        self,
+        request: _index_pb2.ListRevisionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_index_pb2.RevisionList], _abc.AsyncIterator[_index_pb2.RevisionList]]:
+        """Those of all that changed since the version was built."""
 
 def add_IndexShardServicer_to_server(servicer: IndexShardServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

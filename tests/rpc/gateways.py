@@ -246,6 +246,16 @@ class ScriptedShard:
         """It has changed nothing."""
         yield index_pb2.ListChangesPage()
 
+    async def list_recent_revisions(
+        self, request: index_pb2.ListRecentRevisionsRequest, _: Deadline
+    ) -> index_pb2.RevisionList:
+        return index_pb2.RevisionList()
+
+    async def list_revisions(
+        self, request: index_pb2.ListRevisionsRequest, _: Deadline
+    ) -> AsyncIterator[index_pb2.RevisionList]:
+        yield index_pb2.RevisionList()
+
     async def seal(self, request: index_pb2.SealRequest, _: Deadline) -> index_pb2.SealResponse:
         return index_pb2.SealResponse()
 
@@ -274,6 +284,8 @@ class ScriptedShard:
             "ListChanges": self.list_changes,
             "Seal": self.seal,
             "FinishHandover": self.finish_handover,
+            "ListRecentRevisions": self.list_recent_revisions,
+            "ListRevisions": self.list_revisions,
         }
         return edge.handler(SHARD, methods)
 

@@ -20,7 +20,7 @@ from index.search.queries import MAX_K
 from index.serving import shard, shard_search
 from index.serving.pool import Pool
 from index.serving.service import MAX_QUERIES, IndexShard
-from index.serving.settings import ShardSettings, shard_number
+from index.serving.settings import ShardSettings, check_peers, shard_number
 from index.serving.shard_version import ShardVersion, open_shard
 from index.serving.slots import Slots
 from index.serving.versions import ShardVersions, shard_versions
@@ -319,6 +319,8 @@ async def test_a_cancelled_call_holds_its_slot_until_the_thread_has_finished() -
         (["--pod-name", "lookalike-shard-12"], 12),
         (["--pod-name", "7"], 7),
         (["--shard", "0", "--pod-name", "x-5"], 0),
+        (["--shards", "3", "--pod-name", "shard-2"], 2),
+        (["--shards", "3", "--pod-name", "shard-5"], 2),
     ],
 )
 def test_the_shard_number_is_that_of_the_setting_or_of_the_pod_name(words: list[str], expected: int) -> None:
@@ -329,6 +331,16 @@ def test_the_shard_number_is_that_of_the_setting_or_of_the_pod_name(words: list[
 def test_without_a_shard_number_a_shard_does_not_start(words: list[str]) -> None:
     with pytest.raises(BadSettings, match="--shard"):
         shard_number(load(ShardSettings, {}, words, description=""))
+
+
+def test_peers_need_a_live_directory_and_ports() -> None:
+    for words, problem in (
+        (["--peers", "a:1"], "needs --live-dir"),
+        (["--live-dir", "x", "--peers", "a:1,b"], "'b' is not host:port"),
+    ):
+        with pytest.raises(BadSettings, match=problem):
+            check_peers(load(ShardSettings, {}, words, description=""))
+    check_peers(load(ShardSettings, {}, ["--live-dir", "x", "--peers", "a:1,[::1]:2"], description=""))
 
 
 def test_without_a_location_a_shard_does_not_start() -> None:

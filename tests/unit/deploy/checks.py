@@ -142,8 +142,11 @@ def services(cluster: Cluster) -> Iterator[str]:
 def calls(cluster: Cluster) -> Iterator[tuple[Pod, str]]:
     """Every pod that calls others, with each address that it calls."""
     gateway, values = cluster.pod("gateway"), settings(cluster, "gateway")
-    for address in values.get("shards", "").split(","):
+    for address in re.split("[,+]", values.get("shards", "")):  # A comma between shards, a plus between replicas.
         yield gateway, address
+    shard = cluster.pod("shard")
+    for address in filter(None, settings(cluster, "shard").get("peers", "").split(",")):
+        yield shard, address
     for name in ("model_server", "text_encoder"):
         yield gateway, values.get(name, "")
     for variable in ("LOOKALIKE_GATEWAY_REDIS", "LOOKALIKE_GATEWAY_STREAM"):
@@ -297,20 +300,27 @@ def images(cluster: Cluster) -> Iterator[str]:
 
 
 def shards(cluster: Cluster) -> Iterator[str]:
-    """The gateway's addresses, the StatefulSet and the update agree on the number of shards."""
+    """The gateway's addresses, the StatefulSet and the update agree on the number of shards, and of their replicas."""
     pod = cluster.pod("shard")
     service = cluster.of_kind("Service").get(pod.owner["spec"]["serviceName"])
     if service is None or service["spec"].get("clusterIP") != "None":
         yield f"shard: no headless Service {pod.owner['spec']['serviceName']}"
     port = settings(cluster, "shard").get("port")
     names = [f"{name}.{pod.owner['spec']['serviceName']}:{port}" for name in cluster.pod_names(pod)]
+    count = int(settings(cluster, "shard").get("shards", 0)) or len(names)
+    if len(names) % count:
+        yield f"{len(names)} pods, which is no multiple of {count} shards"
+    groups = ["+".join(names[number::count]) for number in range(count)]
     called = settings(cluster, "gateway").get("shards", "").split(",")
-    if called != names:
-        yield f"gateway calls {called}, the shards are {names}"
+    if called != groups:
+        yield f"gateway calls {called}, the shards are {groups}"
+    peers = settings(cluster, "shard").get("peers", "")
+    if len(names) > count and peers != f"{pod.owner['spec']['serviceName']}:{port}":
+        yield f"the replicas of a shard do not find each other at {peers!r}"
     update = cluster.pod("update")
     built = options_of(cluster, update, update.spec["containers"][0]).get("shards")
-    if built != len(names):
-        yield f"update builds {built} shards, {len(names)} are served"
+    if built != count:
+        yield f"update builds {built} shards, {count} are served"
 
 
 def encoders(cluster: Cluster) -> Iterator[str]:

@@ -184,5 +184,26 @@ def test_checks_of_a_ray_cluster_can_fail(check: str, problem: str, mutate: Call
     assert list(CHECKS[check](variant.cluster)) != []
 
 
+REPLICA_MUTATIONS: list[tuple[str, str, Callable[[MutableBase], Any]]] = [
+    ("shards", "a pod too few", lambda c: c.of("StatefulSet", "shard")["spec"].update(replicas=3)),
+    ("shards", "a replica that no gateway calls", lambda c: c.of("StatefulSet", "shard")["spec"].update(replicas=6)),
+    ("shards", "the replicas of another shard", setting("shard", "SHARDS", "4")),
+    ("shards", "no peers", setting("shard", "PEERS", "")),
+    ("addresses", "peers elsewhere", setting("shard", "PEERS", "peers:50051")),
+    ("addresses", "peers may not be called", lambda c: c.policy("shard-peers").update(egress=[])),
+    ("addresses", "peers may not call", lambda c: c.policy("shard-peers").update(ingress=[])),
+    ("commands", "a malformed number of shards", setting("shard", "SHARDS", "two")),
+]
+
+
+@pytest.mark.parametrize(
+    ("check", "problem", "mutate"), REPLICA_MUTATIONS, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_checks_of_replicas_can_fail(check: str, problem: str, mutate: Callable[[MutableBase], Any]) -> None:
+    variant = MutableBase("overlays/replicas")
+    mutate(variant)
+    assert list(CHECKS[check](variant.cluster)) != []
+
+
 def test_every_check_has_a_mutation() -> None:
     assert {check for check, *_ in MUTATIONS + RAY_MUTATIONS} == set(CHECKS)

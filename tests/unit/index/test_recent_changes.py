@@ -28,7 +28,7 @@ UPSERT, PATCH, REMOVAL = CHANGE_KIND_UPSERT, CHANGE_KIND_PATCH, CHANGE_KIND_REMO
 
 def numbered(first: int, last: int) -> list[AppliedChange]:
     """Changes whose product is their own number."""
-    return [AppliedChange(number, UPSERT) for number in range(first, last + 1)]
+    return [AppliedChange(b"%d" % number, number, UPSERT) for number in range(first, last + 1)]
 
 
 @pytest.mark.parametrize("capacity", [5, 8, 100])
@@ -48,6 +48,18 @@ def test_updates_after_the_last_number_that_is_asked_for_are_left_out() -> None:
     assert list(recent.between(4, 6).products) == [5, 6]
     assert list(recent.between(0, 6).products) == [3, 4, 5, 6]
     assert not recent.between(9, 7).products
+
+
+def test_the_products_of_the_last_updates_are_named_once_each_or_not_at_all() -> None:
+    recent = RecentChanges(3, 5)
+    recent.add([*numbered(4, 6), *numbered(5, 5), *numbered(8, 8)])
+    assert recent.ids_between(3, 8) == [b"4", b"5", b"6", b"8"]
+    assert recent.ids_between(6, 7) == [b"5"]
+    assert recent.ids_between(8, 8) == []
+    assert recent.ids_between(2, 8) is None
+    recent.add(numbered(9, 9))
+    assert recent.ids_between(3, 9) is None
+    assert recent.ids_between(4, 9) == [b"5", b"6", b"8", b"9"]
 
 
 @pytest.fixture(scope="module")

@@ -22,9 +22,9 @@ def write(index: Path, manifest: Mapping[str, object]) -> None:
     (index / "v1" / "manifest.json").write_text(json.dumps(manifest))
 
 
-def test_the_current_version_has_its_spaces(tmp_path: Path) -> None:
+def test_the_current_version_has_its_shards_and_spaces(tmp_path: Path) -> None:
     write(tmp_path, {"shards": 3, "spaces": [{"name": "image"}, {"name": "text"}]})
-    assert location.read_current(tmp_path) == ServedIndex(version="v1", spaces=("image", "text"))
+    assert location.read_current(tmp_path) == ServedIndex(version="v1", shards=3, spaces=("image", "text"))
 
 
 @pytest.mark.parametrize("manifest", [{}, {"spaces": 1}, {"spaces": [1]}])
@@ -56,6 +56,22 @@ def test_a_node_gets_the_address_of_every_process_beside_it_and_no_others() -> N
     assert (flags["--location"], flags["--text-encoder"]) == ("/index", "127.0.0.1:7100")
     assert (flags["--model-server"], flags["--redis"]) == ("", "")
     assert flags["--host"] == "127.0.0.1"
+
+
+def test_replicas_of_a_shard_are_peers_with_directories_of_their_own() -> None:
+    groups = process_specs.replicas(Path("/index"), 2, 2, [1, 2, 3, 4], live_dir=Path("/changes"))
+    flags = [dict(zip(each.command[5::2], each.command[6::2], strict=True)) for group in groups for each in group]
+    assert [each["--shard"] for each in flags] == ["0", "0", "1", "1"]
+    assert [each["--peers"] for each in flags] == ["127.0.0.1:1,127.0.0.1:2"] * 2 + ["127.0.0.1:3,127.0.0.1:4"] * 2
+    assert [each["--live-dir"] for each in flags] == ["/changes", "/changes/replica-1"] * 2
+    gateway = process_specs.gateway(groups, 50051).command
+    assert "127.0.0.1:1+127.0.0.1:2,127.0.0.1:3+127.0.0.1:4" in gateway
+
+
+def test_replicas_that_take_no_updates_have_no_peers() -> None:
+    ((only,),) = process_specs.replicas(Path("/index"), 1, 1, [1])
+    assert only.command[only.command.index("--peers") + 1] == ""
+    assert "--live-dir" not in only.command
 
 
 def test_redis_from_the_path_wins_over_the_bundled_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from lookalike.errors import OperatorError, Unavailable
-from lookalike.local import probes
+from lookalike.local import probes, restarts
 from lookalike.local.supervisor import Supervisor
 
 ENVIRON = {"PATH": os.defpath}
@@ -135,6 +135,38 @@ def test_watching_ends_when_a_process_ends(supervisor: Supervisor) -> None:
     os.kill(pids(supervisor)[0], signal.SIGKILL)
     with pytest.raises(Unavailable, match="shard 1 ended, killed by SIGKILL"):
         supervisor.watch()
+
+
+def test_a_process_that_is_to_be_started_again_is_until_one_that_is_not_ends(
+    supervisor: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restarts, "FIRST_WAIT_S", 0.1)
+    starts = tmp_path / "starts"
+    once_more = f"import sys; open({str(starts)!r}, 'a').write('x'); print('it broke'); sys.exit(3)"
+    supervisor.start("shard 0", [*PYTHON, once_more], ready=lambda: True, restart=True)
+    until = f"""
+import pathlib, time
+starts = pathlib.Path({str(starts)!r})
+while not starts.exists() or starts.stat().st_size < 3:
+    time.sleep(0.02)
+"""
+    supervisor.start("gateway", [sys.executable, "-c", until], ready=lambda: True)
+    warnings: list[str] = []
+    with pytest.raises(Unavailable, match="gateway ended, exit status 0"):
+        supervisor.watch(warn=warnings.append)
+    ended = [each for each in warnings if each.startswith("shard 0 ended")]
+    assert [each.splitlines()[0].partition(";")[0] for each in ended[:2]] == ["shard 0 ended, exit status 3"] * 2
+    assert ["it is started again in 0.1 s" in ended[0], "it is started again in 0.2 s" in ended[1]] == [True, True]
+    assert ended[0].endswith("it broke")
+    assert warnings.count("shard 0 is started again") >= 2
+
+
+def test_a_process_that_ends_before_all_are_ready_is_an_error_though_it_is_to_be_started_again(
+    supervisor: Supervisor,
+) -> None:
+    supervisor.start("shard 0", [*PYTHON, "import sys; sys.exit('no such index')"], ready=lambda: False, restart=True)
+    with pytest.raises(Unavailable, match="no such index"):
+        supervisor.wait_ready(timeout_s=20)
 
 
 def test_what_a_process_logs_as_a_warning_is_told_while_it_is_watched(supervisor: Supervisor) -> None:
