@@ -164,7 +164,7 @@ class IndexShard:
         """Stream pages until all revisions are listed, which takes one thread of its own."""
         with (
             self._served.lease(request.version) as shard,
-            ThreadPoolExecutor(1, "revisions", initializer=lower_thread_priority) as thread,
+            ThreadPoolExecutor(1, "revisions") as thread,
         ):
             live = _require_live(shard)
             sequence = live.sequence
