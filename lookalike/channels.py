@@ -22,15 +22,22 @@ _OWN_CONNECTIONS = ("grpc.use_local_subchannel_pool", 1)
 
 def blocking_channel(address: str) -> grpc.Channel:
     """A blocking channel to `host:port`."""
-    return grpc.insecure_channel(address, options=_OPTIONS)  # noqa: TID251  # the factory itself
+    return grpc.insecure_channel(address, options=_options(address))  # noqa: TID251  # the factory itself
 
 
 def aio_channel(address: str) -> grpc.aio.Channel:
     """An asyncio channel to `host:port`, for the running event loop."""
-    return grpc.aio.insecure_channel(address, options=_OPTIONS)  # noqa: TID251  # the factory itself
+    return grpc.aio.insecure_channel(address, options=_options(address))  # noqa: TID251  # the factory itself
 
 
 def aio_channels(address: str, count: int) -> tuple[grpc.aio.Channel, ...]:
     """`count` asyncio channels to one `host:port`, each with its own connections."""
-    options = (*_OPTIONS, _OWN_CONNECTIONS)
+    options = (*_options(address), _OWN_CONNECTIONS)
     return tuple(grpc.aio.insecure_channel(address, options=options) for _ in range(count))  # noqa: TID251  # the factory itself
+
+
+def _options(address: str) -> tuple[tuple[str, int | str], ...]:
+    """`ipv4:host:port,host:port` is gRPC's name of several addresses, but no HTTP authority: hyper refuses the comma."""
+    if "," not in address:
+        return _OPTIONS
+    return (*_OPTIONS, ("grpc.default_authority", address.partition(":")[2].partition(",")[0]))
