@@ -68,8 +68,8 @@ async def serve(
 
     Readiness: the health of the process ("") and of each of `services` (full names) is SERVING only after `warm_up`
     has returned. Liveness: the health of the health service itself is SERVING from the start. A signal sets all to
-    NOT_SERVING at once, and clients are asked to use other connections; what they still send here is answered until they
-    have gone, for at most `settings.drain_s`. A second signal ends the process at once.
+    NOT_SERVING at once, and clients are asked to use other connections; what they still send here is answered until
+    they have gone, for at most `settings.drain_s`. A second signal ends the process at once.
 
     Raises StoppedInWarmUp.
     """
@@ -129,7 +129,7 @@ async def drain(server: grpc.aio.Server, port: int, drain_s: float) -> None:
         log.info("draining for at most %g s", drain_s)
         sockets = ServerSockets(port)
         sockets.stop_listening()
-        while (left := sockets.send_goaways()) and monotonic() < end_s - drain_s * _LAST_SHARE:
+        while (left := sockets.send_goaways()) and monotonic() < end_s - drain_s * _LAST_SHARE:  # noqa: ASYNC110
             await asyncio.sleep(_LOOK_S)
         if left:
             log.warning("%d connections are still open; refusing their calls from now on", left)

@@ -475,12 +475,20 @@ async def test_a_stop_cancels_what_has_not_finished_in_time(serve: Server) -> No
     assert error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
 
-async def listen(implementation: str, unary: Any, port: int = 0, stream: Any = no_stream) -> tuple[Any, int]:
-    handler = edge.handler(SERVICE, {"Unary": unary, "Stream": stream, "Both": echo_each})
+async def listen(
+    implementation: str, unary: Any, port: int = 0, *, stream: Any = no_stream, stall_s: float = PARENT_S
+) -> tuple[Any, int]:
+    handler = edge.handler(SERVICE, {"Unary": unary, "Stream": stream, "Both": echo_each}, stall_s=stall_s)
     server = edge.server([handler], implementation)
     port = server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
     return server, port
+
+
+async def until(count: Callable[[], int], least: int) -> None:
+    async with asyncio.timeout(PARENT_S):
+        while count() < least:  # noqa: ASYNC110  # Nobody would set an event.
+            await asyncio.sleep(0.005)
 
 
 async def brief(request: BytesValue, deadline: Deadline) -> Message:
@@ -490,23 +498,19 @@ async def brief(request: BytesValue, deadline: Deadline) -> Message:
 
 async def test_no_call_fails_while_one_of_two_servers_is_drained_again_and_again(implementation: str) -> None:
     (first, port), (second, other) = await listen(implementation, brief), await listen(implementation, brief)
-    answers, stop = 0, False
+    answers, stop = list[bytes](), asyncio.Event()
 
     async def caller(channel: Any) -> None:
-        nonlocal answers
-        while not stop:
-            await channel.unary_unary(UNARY)(request(), timeout=PARENT_S)
-            answers += 1
+        while not stop.is_set():
+            answers.append(await channel.unary_unary(UNARY)(request(), timeout=PARENT_S))
 
     async with aio_channel(f"ipv4:127.0.0.1:{port},127.0.0.1:{other}") as channel:
         callers = [asyncio.create_task(caller(channel)) for _ in range(16)]
         for _ in range(5):
-            before = answers
-            while answers < before + 50:
-                await asyncio.sleep(0.01)
+            await until(answers.__len__, len(answers) + 50)
             await lifecycle.drain(first, port, PARENT_S)
             first, _ = await listen(implementation, brief, port)
-        stop = True
+        stop.set()
         await asyncio.gather(*callers)  # Raises what a call raised.
     await first.stop(None)
     await second.stop(None)
@@ -546,6 +550,37 @@ async def test_a_client_that_stays_is_answered_until_the_drain_is_nearly_over(im
     assert not drained.done()
     await asyncio.wait_for(drained, PARENT_S)
     writer.close()
+
+
+async def test_a_stream_that_nobody_reads_is_ended_and_one_that_is_read_slowly_is_not(implementation: str) -> None:
+    ended: list[bytes] = []
+
+    async def blocks(request: BytesValue, deadline: Deadline) -> AsyncIterator[Message]:
+        try:
+            for _ in range(64 if request.value == b"unread" else 4):
+                yield BytesValue(value=bytes(1 << 20))
+        finally:
+            ended.append(request.value)
+
+    server, port = await listen(implementation, echo, stream=blocks, stall_s=0.5)
+    async with aio_channel(f"127.0.0.1:{port}") as channel:
+        unread = channel.unary_stream(STREAM)(request(b"unread"))
+        await unread.read()
+        await until(ended.__len__, 1)
+        error = await failure(drained_stream(unread))
+        slow = channel.unary_stream(STREAM)(request(b"slow"))
+        for _ in range(4):
+            await slow.read()
+            await asyncio.sleep(0.2)
+        assert await slow.read() is grpc.aio.EOF
+    await server.stop(None)
+    assert ended == [b"unread", b"slow"]
+    assert (error.code(), error.details()) == (grpc.StatusCode.CANCELLED, "no reply was read for 0.5 s")
+
+
+async def drained_stream(stream: Any) -> None:
+    while await stream.read() is not grpc.aio.EOF:
+        pass
 
 
 class EchoSettings(ProcessSettings):
