@@ -4,7 +4,7 @@ One gateway's HTTP/2 is grpcio's, the other's pygrpc-native's. They get SIGTERM 
 have ended; sixteen callers of each of the four kinds of clients go on meanwhile. `tests/e2e/rolling_restarts.py` says
 how. Needs node, and a folder node_modules that has @grpc/grpc-js. The exit status is 1 if a call failed.
 
-    python -m benchmarks.rolling_restarts --node-modules DIR [--restarts 100] [--callers 16] [--pause-s 0.1]
+    python -m benchmarks.rolling_restarts --node-modules DIR [--restarts 100] [--callers 16] [--pause-s 0.2]
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main() -> int:
     parser.add_argument("--node-modules", type=Path, required=True)
     parser.add_argument("--restarts", type=int, default=100)
     parser.add_argument("--callers", type=int, default=16, help="of each kind")
-    parser.add_argument("--pause-s", type=float, default=0.1, help="between a caller's calls")
+    parser.add_argument("--pause-s", type=float, default=0.2, help="between a caller's calls")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="lookalike-bench-") as folder:
         tally = run(

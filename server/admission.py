@@ -59,12 +59,12 @@ StreamHandler = Callable[[Any, Deadline, Permit], AsyncGenerator[Message | bytes
 
 
 class Admission:
-    """Permits, shared by all methods: at most `max_inflight`, fewer while calls wait. For use on one event loop."""
+    """Permits, shared by all methods: `max_inflight`, or `min_inflight` while calls wait. For use on one event loop."""
 
-    def __init__(self, max_inflight: int, max_bytes: float = inf) -> None:
+    def __init__(self, max_inflight: int, min_inflight: int = 64, max_bytes: float = inf) -> None:
         self._max_inflight = max_inflight
         self._max_bytes = max_bytes
-        self._limit = ConcurrencyLimit(max_inflight)
+        self._limit = ConcurrencyLimit(max_inflight, least=min_inflight)
         self._inflight = self._bytes = 0
         metrics.INFLIGHT.set_function(lambda: self._inflight)
         metrics.INFLIGHT_BYTES.set_function(lambda: self._bytes)

@@ -134,7 +134,7 @@ def build_gateway(settings: ServiceSettings, transports: Sequence[ShardTransport
     }
     catalog_streams: Mapping[str, StreamHandler] = {"List": reader.list}
     at_once = {"Search": partial(searcher.search_memory, cache)} if isinstance(cache, MemoryResultCache) else {}
-    admission = Admission(settings.max_inflight, settings.max_inflight_bytes)
+    admission = Admission(settings.max_inflight, settings.min_inflight, settings.max_inflight_bytes)
     search_streams: Mapping[str, edge.Bidirectional] = {
         "SearchStream": SearchStreamer(searcher, admission, open_streams).search_stream
     }

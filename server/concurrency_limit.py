@@ -24,7 +24,6 @@ LEAST_GRADIENT = 0.5  # One window at most halves the limit.
 # into an overload there is no window without waiting.
 FIRST_PROBE_WINDOWS = 3
 PROBE_WINDOWS, PROBE_SHARE, PROBED_OVERLOAD = 50, 0.25, 0.2
-FLOOR = 8  # Calls that may always be in flight: with fewer, chance bursts at 80 % load are refused.
 STALE_S = 1.0  # After it a window says nothing of now: where all calls are refused no new latencies come.
 _FIRST_RETRY_S, _LAST_RETRY_S = 0.1, 5.0
 
@@ -55,9 +54,13 @@ class Latencies:
 
 
 class ConcurrencyLimit:
-    """A limit of `FLOOR` to `most` calls in flight. It begins at `most`."""
+    """A limit of `least` to `most` calls in flight. It begins at `most`.
 
-    def __init__(self, most: int) -> None:
+    least: so many may always be: a cause of waiting other than more calls, as a busy machine, refuses none of them.
+    """
+
+    def __init__(self, most: int, *, least: int) -> None:
+        self._least = min(least, most)
         self._most = most
         self._limit = float(most)
         self._kinds: dict[Kind, Latencies] = {}
@@ -71,7 +74,7 @@ class ConcurrencyLimit:
     def limit(self) -> int:
         if self._probing:
             return max(1, int(self._limit * PROBE_SHARE))
-        return max(min(FLOOR, self._most), int(self._limit))
+        return int(self._limit)
 
     def admitted(self, inflight: int) -> None:
         """A call was admitted; so many are in flight now."""
@@ -106,7 +109,7 @@ class ConcurrencyLimit:
         elif gradient < 1.0:
             # From the calls that there were, not from a limit that was never reached: it would take long to come down.
             used = min(self._limit, self._peak)
-            self._limit = max(float(FLOOR), used * gradient + sqrt(used))
+            self._limit = max(float(self._least), used * gradient + sqrt(used))
         elif self._peak >= self._limit / 2:
             self._limit = min(float(self._most), self._limit + sqrt(self._limit))
         self._overload = self._refused / max(1, self._admitted)

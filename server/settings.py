@@ -78,6 +78,13 @@ class ServiceSettings(ProcessSettings):
         at_least=1,
         at_most=65536,
     )
+    min_inflight: int = setting(
+        64,
+        "requests in flight that are admitted however long searches take; where it is no less than max_inflight, that "
+        "is the limit",
+        at_least=8,
+        at_most=65536,
+    )
     max_inflight_bytes: int = setting(
         256 << 20,
         "bytes of the requests in flight, which take about three times as much memory; beyond it RESOURCE_EXHAUSTED",

@@ -519,6 +519,8 @@ async def test_no_call_fails_while_one_of_two_servers_is_drained_again_and_again
 async def test_a_drain_lets_calls_and_streams_end_and_refuses_new_connections(implementation: str) -> None:
     waiting = Waiting()
     server, port = await listen(implementation, waiting.unary, stream=waiting.stream)
+    channel: Any
+    late: Any
     async with aio_channel(f"127.0.0.1:{port}") as channel:
         stream = channel.unary_stream(STREAM)(request(b"stream"))
         assert await stream.read() == request(b"stream")
@@ -563,6 +565,7 @@ async def test_a_stream_that_nobody_reads_is_ended_and_one_that_is_read_slowly_i
             ended.append(request.value)
 
     server, port = await listen(implementation, echo, stream=blocks, stall_s=0.5)
+    channel: Any
     async with aio_channel(f"127.0.0.1:{port}") as channel:
         unread = channel.unary_stream(STREAM)(request(b"unread"))
         await unread.read()

@@ -39,7 +39,7 @@ PRODUCTS, DIM = 300, 16
 METHOD = "/lookalike.v1.SimilarProducts/Search"
 REQUEST = SearchRequest(examples=[Example(product_id="7")], space=SPACE_IMAGE, limit=10).SerializeToString()
 START_S = 120.0  # Until a process is ready.
-SETTLE_S = 1.5  # From readiness to the next restart: clients are connected again, after a back-off of at most a second.
+SETTLE_S = 1.2  # From readiness to the next restart: clients are connected again, after a back-off of at most a second.
 CALL_S = 10.0
 RETRY_POLICY = {
     "maxAttempts": 3,
@@ -175,7 +175,7 @@ def _node(
 
 
 async def _call(target: str, callers: int, pause_s: float, tally: Tally, stop: threading.Event) -> None:
-    async def caller(name: str, channel: grpc.aio.Channel) -> None:
+    async def caller(name: str, channel: Any) -> None:
         while not stop.is_set():
             try:
                 await channel.unary_unary(METHOD)(REQUEST, timeout=CALL_S)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -71,6 +72,7 @@ def test_a_second_signal_ends_a_process_that_drains(implementation: str) -> None
     (port,) = probes.free_ports(1)
     with process(implementation, warm_up_s=0, port=port) as started:
         lines_until(started, "ready")
+        channel: Any
         with blocking_channel(f"127.0.0.1:{port}") as channel:
             call = channel.unary_unary("/edge_test.Echo/Unary").future(b"", timeout=TIMEOUT_S, wait_for_ready=True)
             lines_until(started, "called")

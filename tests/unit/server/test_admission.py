@@ -130,7 +130,7 @@ class Searches:
     """A measured handler that takes `took_s` and counts as a search."""
 
     def __init__(self, *, max_bytes: float = inf) -> None:
-        self.admission, self.took_s, self.gate = Admission(64, max_bytes), 0.0, asyncio.Event()
+        self.admission, self.took_s, self.gate = Admission(64, max_bytes=max_bytes), 0.0, asyncio.Event()
         self.gate.set()
         methods = self.admission.admit({"Search": self.search}, measured={"Search"})
         self.call = cast(edge.Unary, methods["Search"])
