@@ -56,6 +56,10 @@ __all__ = [
 ]
 
 
+STALL_S = 60.0  # Time for which a reply of a stream may wait for its reader.
+_TELLING: set[asyncio.Future[None]] = set()  # Statuses that wait for a reader. A loop keeps no task alive.
+
+
 def peer_error(error: grpc.RpcError, peer: str, deadline: Deadline | None = None) -> LookalikeError:
     """The error to raise after a failed call to another process of the system, from the call's status code.
 
@@ -87,7 +91,7 @@ def error_of_peer(
 class Service(grpc.ServiceRpcHandler):
     """The gRPC handler of one service, which also tells its methods to a server that calls them without grpcio."""
 
-    def __init__(self, name: str, methods: Sequence[Method], stall_s: float) -> None:
+    def __init__(self, name: str, methods: Sequence[Method], stall_s: float = STALL_S) -> None:
         self.methods = methods
         self._name = name
         self._handlers = {method.path: _method_handler(method, stall_s) for method in methods}
@@ -105,7 +109,7 @@ def handler(
     *,
     name: str = "",
     take_bytes: Collection[str] = (),
-    stall_s: float = 60.0,
+    stall_s: float = STALL_S,
 ) -> Service:
     """The gRPC handler of one service. Each method is a coroutine or async generator of request and deadline.
 
@@ -204,11 +208,8 @@ def _end_stalled(task: asyncio.Task[Any], stall_s: float, context: grpc.aio.Serv
 
     task.cancel()
     telling = asyncio.ensure_future(tell())
-    _TELLING.add(telling)  # A loop keeps no task alive.
+    _TELLING.add(telling)
     telling.add_done_callback(_TELLING.discard)
-
-
-_TELLING: set[asyncio.Future[None]] = set()
 
 
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> NoReturn:
