@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import grpc
 import grpc.aio
 
-from lookalike.limits import MAX_MESSAGE_BYTES
+from lookalike.limits import KEEPALIVE_TIME_MS, KEEPALIVE_TIMEOUT_MS, MAX_MESSAGE_BYTES
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -16,6 +16,9 @@ _OPTIONS = (
     # A replica that comes back is used within a second, not after gRPC's default back-off of up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # A server that vanished without a word is noticed, and its calls fail, within 15 s.
+    ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
     # If a name has several addresses, calls go to all of them in turn; gRPC's default is to use only one.
     ("grpc.lb_policy_name", "round_robin"),
 )
@@ -23,9 +26,6 @@ _OPTIONS = (
 _OWN_CONNECTIONS = ("grpc.use_local_subchannel_pool", 1)
 # Of a caller's channel.
 _CALLERS = (
-    # A gateway whose machine is gone closes no connection: it is known after 10 + 5 s, while calls wait for it.
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
     # A request is kept until it is answered, to be sent again: gRPC's default of 256 KiB has no room for a photo.
     ("grpc.per_rpc_retry_buffer_size", 16 << 20),
 )

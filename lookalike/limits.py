@@ -6,6 +6,10 @@ from typing import Final
 
 # Of one gRPC message, request or response: several photos, or thousands of vectors.
 MAX_MESSAGE_BYTES: Final = 32 << 20
+MAX_METADATA_BYTES: Final = 16 << 10  # Of the headers of one call.
+MAX_CONCURRENT_STREAMS: Final = 1024  # Calls in flight on one connection; the client holds further ones back.
+KEEPALIVE_TIME_MS: Final = 10_000  # Without a word from the peer; then it is pinged.
+KEEPALIVE_TIMEOUT_MS: Final = 5_000  # Without an answer to that; then the connection is closed.
 MAX_IMAGE_BYTES: Final = 8 << 20  # Of one encoded photo.
 MAX_TEXT_BYTES: Final = 64 << 10  # Of one text, in UTF-8.
 MAX_ID_BYTES: Final = 256  # Of a product id, in UTF-8.

@@ -134,16 +134,19 @@ def build_gateway(settings: ServiceSettings, transports: Sequence[ShardTransport
     }
     catalog_streams: Mapping[str, StreamHandler] = {"List": reader.list}
     at_once = {"Search": partial(searcher.search_memory, cache)} if isinstance(cache, MemoryResultCache) else {}
-    admission = Admission(settings.max_inflight)
+    admission = Admission(settings.max_inflight, settings.min_inflight, settings.max_inflight_bytes)
     search_streams: Mapping[str, edge.Bidirectional] = {
         "SearchStream": SearchStreamer(searcher, admission, open_streams).search_stream
     }
     write_streams: Mapping[str, edge.Bidirectional] = {"Write": WriteStreamer(writer, admission, open_streams).write}
-    search_methods = admission.admit(search, calls={"BatchSearch": batch.calls_of}, at_once=at_once)
+    search_methods = admission.admit(
+        search, calls={"BatchSearch": batch.calls_of}, at_once=at_once, measured={"Search", "FindDuplicates"}
+    )
     catalog_methods = admission.admit(catalog, streams=catalog_streams, calls={"BatchWrite": changes.calls_of})
+    stall_s = settings.stream_stall_s
     handlers = (
-        edge.handler(SEARCH, {**search_methods, **search_streams}, take_bytes={"Search"}),
-        edge.handler(CATALOG, {**catalog_methods, **write_streams, "Wait": enqueuer.wait}),
+        edge.handler(SEARCH, {**search_methods, **search_streams}, take_bytes={"Search"}, stall_s=stall_s),
+        edge.handler(CATALOG, {**catalog_methods, **write_streams, "Wait": enqueuer.wait}, stall_s=stall_s),
     )
     return Gateway(shards, versions, handovers, encoders, cache, enqueuer, recall, handlers)
 

@@ -27,7 +27,14 @@ STAGE = Histogram(
     buckets=SECONDS_BUCKETS,
 )
 INFLIGHT = Gauge("lookalike_requests_inflight", "Requests in flight.")
-REFUSED = Counter("lookalike_requests_refused_total", "Requests refused at once because too many were in flight.")
+INFLIGHT_BYTES = Gauge("lookalike_request_bytes_inflight", "Bytes of the requests in flight.")
+CONCURRENCY_LIMIT = Gauge(
+    "lookalike_concurrency_limit", "Requests that may be in flight now: fewer than max_inflight while searches wait."
+)
+REFUSED = Counter(
+    "lookalike_requests_refused_total",
+    "Requests refused at once: too many, or too many bytes, in flight, or too late for their deadline.",
+)
 COSTLY = Gauge(
     "lookalike_costly_searches_inflight", "Searches in flight that are more work for the shards than an ordinary one."
 )
@@ -132,6 +139,7 @@ class RequestTimer:
 
     space: str = ""
     cached: bool = False
+    costly: bool = False  # Whether the search is more work than an ordinary one, as far as the request says.
     stale_s: float = 0.0  # As Provenance.stale_s.
     started_s: float = field(default_factory=perf_counter)
     stages: dict[str, float] = field(default_factory=dict)

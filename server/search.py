@@ -197,6 +197,7 @@ class Searcher:
             if (rest := drop_unknown_texts(query, unknown.fields, route)).examples:
                 return await self._search(key, rest, snapshot, timer, deadline)  # Its photos are encoded once more.
             return build_empty_answer(rest, snapshot, route)
+        timer.costly = query.exact or query.explain or bool(query.diversity)
         with timer.stage("search"):
             shard_query = _shard_query(query, route, vectors, products, shards=snapshot.shards)
             results = await self.shards.search(snapshot, shard_query, deadline)

@@ -73,9 +73,25 @@ class ServiceSettings(ProcessSettings):
     )
     max_inflight: int = setting(
         512,
-        "requests in flight, and at most half as many that shards find costly; beyond it RESOURCE_EXHAUSTED",
+        "requests in flight, fewer while searches wait, and at most half as many that shards find costly; beyond it "
+        "RESOURCE_EXHAUSTED",
         at_least=1,
         at_most=65536,
+    )
+    min_inflight: int = setting(
+        64,
+        "requests in flight that are admitted however long searches take; where it is no less than max_inflight, that "
+        "is the limit",
+        at_least=8,
+        at_most=65536,
+    )
+    max_inflight_bytes: int = setting(
+        256 << 20,
+        "bytes of the requests in flight, which take about three times as much memory; beyond it RESOURCE_EXHAUSTED",
+        at_least=1 << 20,
+    )
+    stream_stall_s: float = setting(
+        60.0, "time after which a stream whose caller reads nothing is ended", at_least=0.1, at_most=86400
     )
     max_streams: int = setting(
         256, "open streams, of searches and of changes; beyond it RESOURCE_EXHAUSTED", at_least=0, at_most=65536

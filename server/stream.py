@@ -80,8 +80,8 @@ class SearchStreamer:
     ) -> None:
         response = OpaqueSearchStreamResponse(id=request.id)
         try:
-            with time_request("SearchStream") as timer, self._admission.permit(timer) as permit:
-                data = request.request.SerializeToString()
+            data = request.request.SerializeToString()
+            with time_request("SearchStream") as timer, self._admission.permit(timer, size=len(data)) as permit:
                 response.response = await self._searcher.search(data, deadline, permit)
         except LookalikeError as error:
             response.error = to_request_error(error).SerializeToString()

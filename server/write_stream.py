@@ -50,7 +50,10 @@ class WriteStreamer:
             try:
                 while (request := await batches.get()) is not None:
                     slots.release()
-                    with time_request("Write") as timer, self._admission.permit(timer, calls_of(request)):
+                    with (
+                        time_request("Write") as timer,
+                        self._admission.permit(timer, calls_of(request), request.ByteSize()),
+                    ):
                         response = await self._writer.write(request, deadline)
                     yield response
                 await reader  # Raises what ended the stream.

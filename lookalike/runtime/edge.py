@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
+from contextlib import aclosing, contextmanager, suppress
 from importlib.util import find_spec
 from typing import Any, NoReturn
 
@@ -23,7 +24,13 @@ from lookalike.errors import (
     Overloaded,
     Unavailable,
 )
-from lookalike.limits import MAX_MESSAGE_BYTES
+from lookalike.limits import (
+    KEEPALIVE_TIME_MS,
+    KEEPALIVE_TIMEOUT_MS,
+    MAX_CONCURRENT_STREAMS,
+    MAX_MESSAGE_BYTES,
+    MAX_METADATA_BYTES,
+)
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.methods import (
     Bidirectional,
@@ -48,6 +55,10 @@ __all__ = [
     "peer_error",
     "server",
 ]
+
+
+STALL_S = 60.0  # Time for which a reply of a stream may wait for its reader.
+_TELLING: set[asyncio.Future[None]] = set()  # Statuses that wait for a reader. A loop keeps no task alive.
 
 
 def peer_error(error: grpc.RpcError, peer: str, deadline: Deadline | None = None) -> LookalikeError:
@@ -99,10 +110,10 @@ def error_of_peer(
 class Service(grpc.ServiceRpcHandler):
     """The gRPC handler of one service, which also tells its methods to a server that calls them without grpcio."""
 
-    def __init__(self, name: str, methods: Sequence[Method]) -> None:
+    def __init__(self, name: str, methods: Sequence[Method], stall_s: float = STALL_S) -> None:
         self.methods = methods
         self._name = name
-        self._handlers = {method.path: _method_handler(method) for method in methods}
+        self._handlers = {method.path: _method_handler(method, stall_s) for method in methods}
 
     def service_name(self) -> str:
         return self._name
@@ -112,12 +123,18 @@ class Service(grpc.ServiceRpcHandler):
 
 
 def handler(
-    service: ServiceDescriptor, methods: Methods, *, name: str = "", take_bytes: Collection[str] = ()
+    service: ServiceDescriptor,
+    methods: Methods,
+    *,
+    name: str = "",
+    take_bytes: Collection[str] = (),
+    stall_s: float = STALL_S,
 ) -> Service:
     """The gRPC handler of one service. Each method is a coroutine or async generator of request and deadline.
 
     name:       the full name that the service is served under, if it is not the descriptor's.
     take_bytes: the methods that take the bytes of a request, and parse them.
+    stall_s:    time for which a reply of a stream may wait for its reader; then the stream is cancelled.
 
     A method may return a message, or its bytes if it is already serialized.
     """
@@ -130,14 +147,15 @@ def handler(
     return Service(
         name,
         [Method.of(name, described[each], methods[each], takes_bytes=each in take_bytes) for each in methods],
+        stall_s,
     )
 
 
-def _method_handler(method: Method) -> grpc.RpcMethodHandler[Any, Any]:
+def _method_handler(method: Method, stall_s: float) -> grpc.RpcMethodHandler[Any, Any]:
     if method.streams_requests:  # And replies, too: there is no client stream with one reply.
-        return grpc.stream_stream_rpc_method_handler(_bidirectional_handler(method), None, serialize)
+        return grpc.stream_stream_rpc_method_handler(_bidirectional_handler(method, stall_s), None, serialize)
     if method.streams_replies:
-        return grpc.unary_stream_rpc_method_handler(_streaming_handler(method), None, serialize)
+        return grpc.unary_stream_rpc_method_handler(_streaming_handler(method, stall_s), None, serialize)
     return grpc.unary_unary_rpc_method_handler(_unary_handler(method), None, serialize)
 
 
@@ -154,18 +172,21 @@ def _unary_handler(method: Method) -> Callable[..., Awaitable[Message | bytes]]:
     return call
 
 
-def _streaming_handler(method: Method) -> Callable[..., AsyncIterator[Message | bytes]]:
+def _streaming_handler(method: Method, stall_s: float) -> Callable[..., AsyncIterator[Message | bytes]]:
     async def call(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Message | bytes]:
         try:
-            async for reply in method.function(method.parse(request), Deadline.after(context.time_remaining())):
-                yield reply
+            replies = method.function(method.parse(request), Deadline.after(context.time_remaining()))
+            async with aclosing(replies):
+                async for reply in replies:
+                    with _stall(stall_s, context):
+                        yield reply
         except Exception as error:
             await _abort(context, error)
 
     return call
 
 
-def _bidirectional_handler(method: Method) -> Callable[..., AsyncIterator[Message | bytes]]:
+def _bidirectional_handler(method: Method, stall_s: float) -> Callable[..., AsyncIterator[Message | bytes]]:
     async def parsed(requests: AsyncIterator[bytes]) -> AsyncIterator[Message | bytes]:
         async for request in requests:
             yield method.parse(request)
@@ -177,11 +198,37 @@ def _bidirectional_handler(method: Method) -> Callable[..., AsyncIterator[Messag
             replies = method.function(parsed(requests), Deadline.after(context.time_remaining()))
             async with aclosing(replies):
                 async for reply in replies:
-                    yield reply
+                    with _stall(stall_s, context):
+                        yield reply
         except Exception as error:
             await _abort(context, error)
 
     return call
+
+
+@contextmanager
+def _stall(stall_s: float, context: grpc.aio.ServicerContext[Any, Any]) -> Iterator[None]:
+    """End the call where the block takes longer, in which grpcio waits for the caller to read."""
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101  # A handler runs in one.
+    timer = asyncio.get_running_loop().call_later(stall_s, _end_stalled, task, stall_s, context)
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _end_stalled(task: asyncio.Task[Any], stall_s: float, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    """End the handler, and with it what it holds. The status waits behind the replies that are not read yet."""
+
+    async def tell() -> None:
+        with suppress(grpc.aio.AbortError, grpc.aio.UsageError, asyncio.InvalidStateError):
+            await context.abort(grpc.StatusCode.CANCELLED, f"no reply was read for {stall_s:g} s")
+
+    task.cancel()
+    telling = asyncio.ensure_future(tell())
+    _TELLING.add(telling)
+    telling.add_done_callback(_TELLING.discard)
 
 
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> NoReturn:
@@ -195,10 +242,20 @@ _SERVER_OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     # Two processes on one port by mistake must be an error: calls would go to either at random.
     ("grpc.so_reuseport", 0),
-    # Callers ask every 10 s whether the server is there while a call waits (lookalike/channels.py). By default that is
-    # too often without data, and the connection ends: with clients that do not themselves ask less often, as C core's.
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    # As pygrpc-native: streams of one connection, and bytes of the headers of one call.
+    ("grpc.max_concurrent_streams", MAX_CONCURRENT_STREAMS),
+    ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
+    # A peer that vanished without a word is noticed within 15 s; clients may ping as often, with calls and without.
+    ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+    ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_TIME_MS // 2),
 )
+# Only of a server that clients connect to: they look up names again then, and find new pods. gRPC varies it by 10 %,
+# and calls under way end on the old connection.
+_CONNECTION_AGE = (("grpc.max_connection_age_ms", 300_000),)
 
 
 def auto_implementation() -> str:
@@ -211,15 +268,14 @@ def server(handlers: Sequence[grpc.GenericRpcHandler], implementation: str = "au
 
     implementation: "native": the HTTP/2 of pygrpc-native; "grpcio"; "auto": native where that package is installed.
     """
-    grpcio_server = grpc.aio.server(handlers=handlers, options=_SERVER_OPTIONS)
     if implementation == "auto":
         implementation = auto_implementation()
     methods = [method for each in handlers if isinstance(each, Service) for method in each.methods]
     if implementation == "grpcio" or not methods:
-        return grpcio_server
+        return grpc.aio.server(handlers=handlers, options=(*_SERVER_OPTIONS, *_CONNECTION_AGE))
     try:
         from lookalike.runtime.native_server import NativeServer
     except ImportError as error:
         reason = f"the native gRPC server needs the package pygrpc-native: pip install 'pygrpc-native<0.6' ({error})"
         raise BadSettings(reason) from error
-    return NativeServer(methods, grpcio_server)
+    return NativeServer(methods, grpc.aio.server(handlers=handlers, options=_SERVER_OPTIONS))

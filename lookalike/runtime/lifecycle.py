@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
+from time import monotonic
+from types import FrameType
 
 import grpc
 import grpc.aio
@@ -18,12 +21,23 @@ from grpc_reflection.v1alpha import reflection
 
 from lookalike.errors import OperatorError
 from lookalike.runtime import edge, telemetry
+from lookalike.runtime.listening import ServerSockets
 from lookalike.runtime.settings import ProcessSettings
 
 log = logging.getLogger(__name__)
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+# Looks at the connections while they drain. Two looks make a GOAWAY: clients are gone 50 to 100 ms after the signal.
+_LOOK_S = 0.02
+# Of the time to drain: for the calls of clients that stay in spite of a GOAWAY, while new ones are refused.
+_LAST_SHARE = 0.2
+
+
+class StoppedInWarmUp(Exception):
+    """A signal came before the process was ready."""
 
 
 def run(serving: Coroutine[None, None, None]) -> None:
@@ -33,7 +47,16 @@ def run(serving: Coroutine[None, None, None]) -> None:
     5 ms: while a version is loaded, a call that needs the lock several times waits each time.
     """
     sys.setswitchinterval(0.001)
-    uvloop.run(serving)
+    uvloop.run(_end_with_warm_up(serving))
+
+
+async def _end_with_warm_up(serving: Coroutine[None, None, None]) -> None:
+    try:
+        await serving
+    except StoppedInWarmUp:
+        # Threads of the warm-up may read an index for minutes yet, and asyncio would wait for them.
+        logging.shutdown()
+        os._exit(0)
 
 
 async def serve(
@@ -51,7 +74,10 @@ async def serve(
 
     Readiness: the health of the process ("") and of each of `services` (full names) is SERVING only after `warm_up`
     has returned. Liveness: the health of the health service itself is SERVING from the start. A signal sets all to
-    NOT_SERVING at once; calls in progress then have `settings.drain_s` to finish.
+    NOT_SERVING at once, and clients are asked to use other connections; what they still send here is answered until
+    they have gone, for at most `settings.drain_s`. A second signal ends the process at once.
+
+    Raises StoppedInWarmUp.
     """
     server = edge.server(handlers, settings.grpc_server)
     checks = health.aio.HealthServicer()
@@ -66,23 +92,54 @@ async def serve(
     log.info("listening on %s:%d", settings.host, port)
 
     stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+    _on_signals(stopping)
+    ready = False
     try:
-        if await _warm_up(warm_up, stopping):
-            if freeze:
-                gc.collect()
-                gc.freeze()
-            for name in ("", *services):
-                await checks.set(name, SERVING)
-            log.info("ready")
-            await stopping.wait()
+        await _warm_up(warm_up, stopping)
+        if freeze:
+            gc.collect()
+            gc.freeze()
+        for name in ("", *services):
+            await checks.set(name, SERVING)
+        ready = True
+        log.info("ready")
+        await stopping.wait()
     finally:
         await checks.enter_graceful_shutdown()
-        log.info("draining for at most %g s", settings.drain_s)
-        await server.stop(settings.drain_s)
+        await drain(server, port, settings.drain_s if ready else 0.0)
         log.info("stopped")
+
+
+def _on_signals(stopping: asyncio.Event) -> None:
+    """Set `stopping` at the first signal; the second ends the process at once."""
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        stopping.set()
+        for number in SIGNALS:
+            loop.remove_signal_handler(number)
+            signal.signal(number, _end_at_once)
+
+    for number in SIGNALS:
+        loop.add_signal_handler(number, stop)
+
+
+def _end_at_once(number: int, _: FrameType | None) -> None:
+    os._exit(128 + number)
+
+
+async def drain(server: grpc.aio.Server, port: int, drain_s: float) -> None:
+    """Answer calls until clients have moved to other connections, then stop."""
+    end_s = monotonic() + drain_s
+    if drain_s:
+        log.info("draining for at most %g s", drain_s)
+        sockets = ServerSockets(port)
+        sockets.stop_listening()
+        while (left := sockets.send_goaways()) and monotonic() < end_s - drain_s * _LAST_SHARE:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_S)
+        if left:
+            log.warning("%d connections are still open; refusing their calls from now on", left)
+    await server.stop(max(0.0, end_s - monotonic()))
 
 
 @asynccontextmanager
@@ -102,6 +159,12 @@ def stop_if_failed(task: asyncio.Task[None]) -> None:
     """For `add_done_callback` of a task that the process must not go on without."""
     if not task.cancelled() and (error := task.exception()) is not None:
         log.critical("a background task failed; stopping", exc_info=error)
+        request_stop()
+
+
+def request_stop() -> None:
+    """Stop this process as SIGTERM does, from any thread; no effect where it stops already."""
+    if signal.getsignal(signal.SIGTERM) is not _end_at_once:
         signal.raise_signal(signal.SIGTERM)
 
 
@@ -113,15 +176,14 @@ def _bind(server: grpc.aio.Server, settings: ProcessSettings) -> int:
         raise OperatorError(f"cannot listen on {address}: {error}") from error
 
 
-async def _warm_up(warm_up: Callable[[], Awaitable[None]] | None, stopping: asyncio.Event) -> bool:
-    """Run the warm-up; False if a signal came first. Raises what the warm-up raises."""
+async def _warm_up(warm_up: Callable[[], Awaitable[None]] | None, stopping: asyncio.Event) -> None:
+    """Run the warm-up. Raises StoppedInWarmUp if a signal came first, and what the warm-up raises."""
     if warm_up is None:
-        return True
+        return
     warming, stop = asyncio.ensure_future(warm_up()), asyncio.ensure_future(stopping.wait())
     await asyncio.wait((warming, stop), return_when=asyncio.FIRST_COMPLETED)
     stop.cancel()
-    if warming.done():
-        warming.result()
-        return True
-    warming.cancel()
-    return False
+    if not warming.done():
+        warming.cancel()
+        raise StoppedInWarmUp
+    warming.result()

@@ -21,7 +21,13 @@ import grpc
 import grpc.aio
 from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
 
-from lookalike.limits import MAX_MESSAGE_BYTES
+from lookalike.limits import (
+    KEEPALIVE_TIME_MS,
+    KEEPALIVE_TIMEOUT_MS,
+    MAX_CONCURRENT_STREAMS,
+    MAX_MESSAGE_BYTES,
+    MAX_METADATA_BYTES,
+)
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.methods import Method, ThreadedUnary, serialize, status_of
 from lookalike.status import Trailer
@@ -65,7 +71,11 @@ class NativeServer(grpc.aio.Server):
                 [(method.path, False) for method in self._methods],
                 io_threads=1,
                 call_details=True,  # Deadlines, and that a caller has gone.
-                keepalive_permit_without_calls=False,
+                keepalive_time_ms=KEEPALIVE_TIME_MS,
+                keepalive_timeout_ms=KEEPALIVE_TIMEOUT_MS,
+                keepalive_permit_without_calls=True,
+                max_concurrent_streams=MAX_CONCURRENT_STREAMS,
+                max_metadata_size=MAX_METADATA_BYTES,
             )
         except OSError as error:
             raise RuntimeError(f"Failed to bind to address {address}: {error}") from error

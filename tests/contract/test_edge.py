@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,11 +19,12 @@ from google.protobuf.wrappers_pb2 import BytesValue
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from lookalike.channels import aio_channel
+from lookalike.channels import aio_channel, aio_channels
 from lookalike.errors import InvalidRequest, NotFound, OperatorError, Overloaded
 from lookalike.limits import MAX_MESSAGE_BYTES
 from lookalike.runtime import edge, lifecycle
 from lookalike.runtime.deadline import Deadline
+from lookalike.runtime.listening import GOAWAY
 from lookalike.runtime.settings import ProcessSettings
 from lookalike.status import INTERNAL_MESSAGE
 from tests.edges import IMPLEMENTATIONS
@@ -493,6 +495,117 @@ async def test_a_stop_cancels_what_has_not_finished_in_time(serve: Server) -> No
         error = await failure(call)
         await asyncio.wait_for(waiting.cancelled.wait(), PARENT_S)
     assert error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+
+
+async def listen(
+    implementation: str, unary: Any, port: int = 0, *, stream: Any = no_stream, stall_s: float = PARENT_S
+) -> tuple[Any, int]:
+    handler = edge.handler(SERVICE, {"Unary": unary, "Stream": stream, "Both": echo_each}, stall_s=stall_s)
+    server = edge.server([handler], implementation)
+    port = server.add_insecure_port(f"127.0.0.1:{port}")
+    await server.start()
+    return server, port
+
+
+async def until(count: Callable[[], int], least: int) -> None:
+    async with asyncio.timeout(PARENT_S):
+        while count() < least:  # noqa: ASYNC110  # Nobody would set an event.
+            await asyncio.sleep(0.005)
+
+
+async def brief(request: BytesValue, deadline: Deadline) -> Message:
+    await asyncio.sleep(0.002)
+    return request
+
+
+async def test_no_call_fails_while_one_of_two_servers_is_drained_again_and_again(implementation: str) -> None:
+    (first, port), (second, other) = await listen(implementation, brief), await listen(implementation, brief)
+    answers, stop = list[bytes](), asyncio.Event()
+
+    async def caller(channel: Any) -> None:
+        while not stop.is_set():
+            answers.append(await channel.unary_unary(UNARY)(request(), timeout=PARENT_S))
+
+    async with aio_channel(f"ipv4:127.0.0.1:{port},127.0.0.1:{other}") as channel:
+        callers = [asyncio.create_task(caller(channel)) for _ in range(16)]
+        for _ in range(5):
+            await until(answers.__len__, len(answers) + 50)
+            await lifecycle.drain(first, port, PARENT_S)
+            first, _ = await listen(implementation, brief, port)
+        stop.set()
+        await asyncio.gather(*callers)  # Raises what a call raised.
+    await first.stop(None)
+    await second.stop(None)
+
+
+async def test_a_drain_lets_calls_and_streams_end_and_refuses_new_connections(implementation: str) -> None:
+    waiting = Waiting()
+    server, port = await listen(implementation, waiting.unary, stream=waiting.stream)
+    channel: Any
+    late: Any
+    async with aio_channel(f"127.0.0.1:{port}") as channel:
+        stream = channel.unary_stream(STREAM)(request(b"stream"))
+        assert await stream.read() == request(b"stream")
+        call = asyncio.ensure_future(channel.unary_unary(UNARY)(request(b"unary")))
+        await asyncio.wait_for(waiting.started.wait(), PARENT_S)
+        drained = asyncio.create_task(lifecycle.drain(server, port, PARENT_S))
+        await asyncio.sleep(0)
+        async with aio_channels(f"127.0.0.1:{port}", 1)[0] as late:
+            refused = await failure(late.unary_unary(UNARY)(request(b"late")))
+        assert not drained.done()
+        waiting.release.set()
+        assert await asyncio.wait_for(call, PARENT_S) == request(b"unary")
+        assert await stream.read() is grpc.aio.EOF
+        del call, stream  # A client of grpcio keeps a connection open for as long as it has a call of it.
+        gc.collect()
+        await asyncio.wait_for(drained, PARENT_S)
+    assert refused.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_client_that_stays_is_answered_until_the_drain_is_nearly_over(implementation: str) -> None:
+    server, port = await listen(implementation, brief)
+    # A connection that never goes away: whoever is on it may have ignored the GOAWAY.
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)))  # And no settings.
+    received = await asyncio.wait_for(reader.read(1024), PARENT_S)
+    drained = asyncio.create_task(lifecycle.drain(server, port, 1.0))
+    while GOAWAY not in received:
+        received += await asyncio.wait_for(reader.read(1024), PARENT_S)
+    assert not drained.done()
+    await asyncio.wait_for(drained, PARENT_S)
+    writer.close()
+
+
+async def test_a_stream_that_nobody_reads_is_ended_and_one_that_is_read_slowly_is_not(implementation: str) -> None:
+    ended: list[bytes] = []
+
+    async def blocks(request: BytesValue, deadline: Deadline) -> AsyncIterator[Message]:
+        try:
+            for _ in range(64 if request.value == b"unread" else 4):
+                yield BytesValue(value=bytes(1 << 20))
+        finally:
+            ended.append(request.value)
+
+    server, port = await listen(implementation, echo, stream=blocks, stall_s=0.5)
+    channel: Any
+    async with aio_channel(f"127.0.0.1:{port}") as channel:
+        unread = channel.unary_stream(STREAM)(request(b"unread"))
+        await unread.read()
+        await until(ended.__len__, 1)
+        error = await failure(drained_stream(unread))
+        slow = channel.unary_stream(STREAM)(request(b"slow"))
+        for _ in range(4):
+            await slow.read()
+            await asyncio.sleep(0.2)
+        assert await slow.read() is grpc.aio.EOF
+    await server.stop(None)
+    assert ended == [b"unread", b"slow"]
+    assert (error.code(), error.details()) == (grpc.StatusCode.CANCELLED, "no reply was read for 0.5 s")
+
+
+async def drained_stream(stream: Any) -> None:
+    while await stream.read() is not grpc.aio.EOF:
+        pass
 
 
 class EchoSettings(ProcessSettings):

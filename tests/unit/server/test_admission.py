@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
+from math import inf
 from typing import Any, cast
 
 import pytest
@@ -18,6 +19,7 @@ from server.catalog import CatalogReader
 from server.metrics import RequestTimer
 
 NEVER = Deadline.after(None)
+PARENT_S = 30.0  # No test waits that long.
 
 
 def refused_calls(method: str) -> float:
@@ -122,6 +124,49 @@ async def test_what_needs_no_waiting_is_answered_and_timed_at_once_unless_all_pe
         await unary(b"x", NEVER)
     handlers.gate.set()
     assert await waiting == b"y"
+
+
+class Searches:
+    """A measured handler that takes `took_s` and counts as a search."""
+
+    def __init__(self, *, max_bytes: float = inf) -> None:
+        self.admission, self.took_s, self.gate = Admission(64, max_bytes=max_bytes), 0.0, asyncio.Event()
+        self.gate.set()
+        methods = self.admission.admit({"Search": self.search}, measured={"Search"})
+        self.call = cast(edge.Unary, methods["Search"])
+
+    async def search(self, request: bytes, deadline: Deadline, permit: Permit) -> bytes:
+        await self.gate.wait()
+        permit.timer.record("search", self.took_s)
+        await asyncio.sleep(self.took_s)
+        return request
+
+
+async def test_a_call_that_cannot_end_before_its_deadline_is_refused_at_once() -> None:
+    searches = Searches()
+    searches.took_s = 0.05
+    soon = Deadline.after(PARENT_S)
+    for _ in range(50):  # One after the other, so that a window is over.
+        await asyncio.gather(*(searches.call(b"x", soon) for _ in range(2)))
+    with pytest.raises(Overloaded, match="and more now, the deadline is in"):
+        await searches.call(b"x", Deadline.after(0.02))
+    assert await searches.call(b"x", soon) == b"x"
+
+
+async def test_bytes_in_flight_are_bounded_and_one_large_request_is_admitted_alone() -> None:
+    searches = Searches(max_bytes=100)
+    searches.gate.clear()
+    first = asyncio.create_task(asyncio.wait_for(searches.call(b"x" * 60, NEVER), PARENT_S))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded, match="60 bytes of requests are in flight, the limit is 100"):
+        await searches.call(b"x" * 41, NEVER)
+    second = asyncio.create_task(asyncio.wait_for(searches.call(b"x" * 40, NEVER), PARENT_S))
+    await asyncio.sleep(0)
+    searches.gate.set()
+    assert [len(cast(bytes, each)) for each in await asyncio.gather(first, second)] == [60, 40]
+    assert len(cast(bytes, await searches.call(b"x" * 200, NEVER))) == 200
+    assert REGISTRY.get_sample_value("lookalike_request_bytes_inflight") == 0
 
 
 async def test_a_stream_holds_its_permit_until_it_ends() -> None:
