@@ -38,7 +38,7 @@ class ChangeNumbers:
     """
 
     def __init__(self) -> None:
-        self._is_own = False  # Whether there were ever two replicas, so that the numbers are this gateway's.
+        self.is_own = False  # Whether there were ever two replicas, so that the numbers are this gateway's.
         self._number = 0  # The last one given out.
         self._polled = 0  # The last one at the last poll.
         self._leader = ""
@@ -51,13 +51,13 @@ class ChangeNumbers:
 
         known_sequence: the number of the last change that the gateway knows.
         """
-        if not self._is_own:
+        if not self.is_own:
             return known_sequence
         return self._announced if address == self._leader else NO_CHANGES
 
     def required_of(self) -> Mapping[str, int]:
         """The changes that a replica must have to be read, as `MissedChanges.add` takes them."""
-        return {self._leader: self._announced} if self._is_own and self._leader else {}
+        return {self._leader: self._announced} if self.is_own and self._leader else {}
 
     def add_poll(
         self, leader: str, replicas: Mapping[str, ReplicaPosition], changes: RecentChanges, known_sequence: int
@@ -67,8 +67,8 @@ class ChangeNumbers:
         leader: the replica that told `changes`, its last ones. replicas: all that are read.
         """
         sequence = replicas[leader].sequence
-        self._is_own |= len(replicas) > 1 or self._leader not in ("", leader)
-        if not self._is_own:
+        self.is_own |= len(replicas) > 1 or self._leader not in ("", leader)
+        if not self.is_own:
             self._leader, self._number = leader, max(self._number, sequence)
             return sequence, changes
         first = sequence - len(changes.products)  # The changes told are those after it.
@@ -93,12 +93,12 @@ class ChangeNumbers:
 
         sequences: by replica, its own number of the last of them.
         """
-        if not self._is_own and len(sequences) == 1 and self._leader in ("", *sequences):
+        if not self.is_own and len(sequences) == 1 and self._leader in ("", *sequences):
             (sequence,) = sequences.values()
             self._number = max(self._number, sequence)
             return sequence
-        if not self._is_own:
-            self._is_own, self._number = True, max(self._number, *sequences.values())
+        if not self.is_own:
+            self.is_own, self._number = True, max(self._number, *sequences.values())
         self._number += count
         return self._number
 
