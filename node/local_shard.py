@@ -17,6 +17,7 @@ from lookalike.runtime.edge import error_of_peer
 from lookalike.shard_query import ShardHits, ShardQuery
 from lookalike.status import INTERNAL_MESSAGE, code_of, is_stated, retry_delay_s
 from lookalike.v1 import index_pb2
+from server.shard_transport import ShardTransport
 
 log = logging.getLogger(__name__)
 Page = TypeVar("Page")
@@ -25,9 +26,18 @@ Page = TypeVar("Page")
 class LocalShard:
     """The ShardTransport to a shard of this process. Its errors are those that the same call over gRPC would raise."""
 
+    in_service = 1
+    numbering = ""
+
     def __init__(self, number: int, service: IndexShard) -> None:
         self.address = str(number)
         self._service = service
+
+    def sources(self) -> Sequence[ShardTransport]:
+        return (self,)
+
+    async def watch(self) -> None:
+        """It lives as long as this process."""
 
     async def describe(self, request: index_pb2.DescribeRequest, timeout_s: float) -> index_pb2.DescribeResponse:
         with self._errors():

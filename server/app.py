@@ -29,7 +29,7 @@ from server.open_streams import OpenStreams
 from server.policy import AutoPolicy
 from server.query_parser import QueryParser
 from server.redis_result_cache import RedisResultCache
-from server.remote_shard import RemoteShard
+from server.replicated_shard import ReplicatedShard
 from server.result_cache import MemoryResultCache, RequestKeys, ResultCache
 from server.search import Searcher
 from server.settings import GatewaySettings, ServiceSettings
@@ -152,16 +152,20 @@ def build_gateway(settings: ServiceSettings, transports: Sequence[ShardTransport
 
 
 async def serve(settings: GatewaySettings) -> None:
-    """Serve until a signal ends it; ready once all shards serve one version."""
-    gateway = build_gateway(settings, [RemoteShard(address) for address in settings.shards])
+    """Serve until a signal ends it; ready once all shards serve one version, or enough do after a while."""
+    gateway = build_gateway(settings, build_shards(settings))
+    ready = partial(gateway.versions.until_ready, settings.ready_wait_s, settings.ready_coverage)
     try:
         await gateway.enqueuer.start()
         async with lifecycle.background_task(gateway.versions.keep_fresh()):
-            await lifecycle.serve(
-                settings, gateway.handlers, services=SERVICES, warm_up=gateway.versions.until_complete, freeze=True
-            )
+            await lifecycle.serve(settings, gateway.handlers, services=SERVICES, warm_up=ready, freeze=True)
     finally:
         await gateway.close()
+
+
+def build_shards(settings: GatewaySettings) -> list[ShardTransport]:
+    """The shards that the settings name, in the order of their ordinals."""
+    return [ReplicatedShard(i, addresses, settings) for i, addresses in enumerate(settings.replicas())]
 
 
 def _result_cache(settings: ServiceSettings) -> ResultCache | None:

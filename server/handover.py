@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
 
@@ -100,25 +100,38 @@ async def hand_over(shards: Sequence[ShardTransport], pending: PendingHandover) 
     """
     if pending.of_shards > len(shards):
         raise Unavailable(f"version {pending.of} has {pending.of_shards} shards, {len(shards)} are configured")
-    sources, applied = shards[: pending.of_shards], 0
-    losses = set[str]()  # Why changes of products that nobody knows are lost.
+    # Every replica has numbers of its own, and may have a change that another one lacks yet.
+    sources, applied = _sources(shards, pending), 0
+    unreadable = set[str]()  # Addresses of sources that cannot read their changes.
     known = [0] * len(sources)
     for _ in range(_ROUNDS):
-        copies = [_copy(source, shards, pending, since, losses) for source, since in zip(sources, known, strict=True)]
+        copies = [_copy(each, shards, pending, since, unreadable) for each, since in zip(sources, known, strict=True)]
         rounds = await run_concurrently(copies)
         known, listed = [sequence for sequence, _ in rounds], sum(count for _, count in rounds)
         applied += listed
         if listed <= _FEW:
             break
     sealed_s = monotonic()
-    await run_concurrently(_seal(source, pending.of) for source in sources)
-    copies = [_copy(source, shards, pending, since, losses) for source, since in zip(sources, known, strict=True)]
+    await run_concurrently(_seal(shard, pending.of) for shard in shards[: pending.of_shards])
+    copies = [_copy(each, shards, pending, since, unreadable) for each, since in zip(sources, known, strict=True)]
     applied += sum(count for _, count in await run_concurrently(copies))
+    if _sources(shards, pending) != sources:
+        raise Unavailable("other replicas are in service than when the handover began: it is done again")
     if monotonic() - sealed_s > _SEAL_S / 2:
         raise Unavailable(f"what changed during the handover took {monotonic() - sealed_s:.1f} s: it is done again")
+    is_lost = any(_is_unreadable(shard, unreadable) for shard in shards[: pending.of_shards])
+    losses = [f"changes of version {pending.of} cannot be read"] if is_lost else []
     everyone = range(max(pending.shards, pending.of_shards))
     await run_concurrently(_finish(shards[each], pending, losses) for each in everyone)
     return applied
+
+
+def _sources(shards: Sequence[ShardTransport], pending: PendingHandover) -> list[ShardTransport]:
+    """The replicas that have changes of the old version. Raises Unavailable for a shard that has none in service."""
+    replicas = [shard.sources() for shard in shards[: pending.of_shards]]
+    if not all(replicas):
+        raise Unavailable(f"a shard with changes of version {pending.of} has no replica in service")
+    return [each for sources in replicas for each in sources]
 
 
 async def _copy(
@@ -126,7 +139,7 @@ async def _copy(
     shards: Sequence[ShardTransport],
     pending: PendingHandover,
     known_sequence: int,
-    losses: set[str],
+    unreadable: set[str],
 ) -> tuple[int, int]:
     """Apply the changes of a source after that number. Returns the number of the last one, and how many there were."""
     encoders = [SpaceEncoder(space=space, encoder=each) for space, each in pending.encoders.items()]
@@ -142,8 +155,13 @@ async def _copy(
             await run_concurrently(_apply(shards[owner], pending, group) for owner, group in groups.items())
     except FailedPrecondition as error:  # It has none: they are damaged, or the disk is another one.
         log.critical("version %s lacks changes of version %s: %s", pending.version, pending.of, error)
-        losses.add(f"changes of version {pending.of} cannot be read")
+        unreadable.add(source.address)
     return sequence, count
+
+
+def _is_unreadable(shard: ShardTransport, unreadable: Container[str]) -> bool:
+    """Whether no replica of a shard can read its changes: of products that nobody knows."""
+    return all(each.address in unreadable for each in shard.sources())
 
 
 async def _apply(shard: ShardTransport, pending: PendingHandover, changes: Sequence[index_pb2.ListedChange]) -> None:
@@ -174,8 +192,8 @@ async def _seal(source: ShardTransport, version: str) -> None:
         log.warning("%s", error)
 
 
-async def _finish(shard: ShardTransport, pending: PendingHandover, losses: Iterable[str]) -> None:
-    request = index_pb2.FinishHandoverRequest(version=pending.version, lost_reasons=sorted(losses))
+async def _finish(shard: ShardTransport, pending: PendingHandover, losses: Sequence[str]) -> None:
+    request = index_pb2.FinishHandoverRequest(version=pending.version, lost_reasons=losses)
     await shard.finish_handover(request, _TIMEOUT_S)
 
 

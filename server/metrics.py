@@ -63,6 +63,27 @@ WAITING_FOR_ENCODERS = Gauge(
     "Encoders in reach that are not ready for the shards' current version: requests pin the one before.",
 )
 SHARDS_SERVING = Gauge("lookalike_shards_serving", "Shards that serve the version that requests pin.")
+SHARD_REPLICAS = Gauge(
+    "lookalike_shard_replicas",
+    "Replicas of a shard by state: in_service, new, catching_up, behind, connection_failed, hung, duplicate.",
+    ["shard", "state"],
+)
+SHARD_EJECTIONS = Counter(
+    "lookalike_shard_ejections_total",
+    "Replicas that were taken out of service, by their state since.",
+    ["shard", "reason"],
+)
+SHARD_HEDGES = Counter(
+    "lookalike_shard_hedges_total", "Reads that were sent to a second replica, as the first was late.", ["shard"]
+)
+SHARD_RETRIES = Counter(
+    "lookalike_shard_retries_total", "Reads that were sent to another replica, as one failed.", ["shard"]
+)
+WRITES_DISORDERED = Counter(
+    "lookalike_shard_writes_disordered_total",
+    "Changes that replicas got in another order than later ones of the same products: of patches, they may differ.",
+    ["shard"],
+)
 RELEASE = Gauge("lookalike_release", "1: the version that requests pin.", ["version"])
 CLASSIFIED = Counter(
     "lookalike_classified_total", "Answers of Classify, by whether they have a category: named, abstained.", ["outcome"]

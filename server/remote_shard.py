@@ -11,21 +11,35 @@ import grpc.aio
 import numpy as np
 
 from lookalike.channels import aio_channel
+from lookalike.errors import LookalikeError
 from lookalike.runtime.edge import peer_error
 from lookalike.shard_query import ShardHits, ShardQuery
 from lookalike.v1 import index_pb2, index_pb2_grpc
 from lookalike.vectors import F32, pack
+from server.shard_transport import ConnectionFailed, Late, ShardTransport
 
 Reply = TypeVar("Reply")
 
 
 class RemoteShard:
-    """The ShardTransport to the shard process at `address`, host:port."""
+    """The ShardTransport to the shard process at `address`, host:port.
+
+    Its calls raise ConnectionFailed and Late, for `ReplicatedShard` to choose by.
+    """
+
+    in_service = 1
+    numbering = ""
 
     def __init__(self, address: str) -> None:
         self.address = address
         self._channel = aio_channel(address)
         self._stub = index_pb2_grpc.IndexShardStub(self._channel)
+
+    def sources(self) -> Sequence[ShardTransport]:
+        return (self,)
+
+    async def watch(self) -> None:
+        """Whoever has its replicas watches them."""
 
     async def describe(self, request: index_pb2.DescribeRequest, timeout_s: float) -> index_pb2.DescribeResponse:
         return await self._call(self._stub.Describe, request, timeout_s)
@@ -54,7 +68,7 @@ class RemoteShard:
             async for page in self._stub.List(request, timeout=timeout_s):
                 yield page
         except grpc.aio.AioRpcError as error:
-            raise peer_error(error, f"shard {self.address}") from error
+            raise self._error(error) from error
 
     async def list_changes(
         self, request: index_pb2.ListChangesRequest, timeout_s: float | None
@@ -63,7 +77,7 @@ class RemoteShard:
             async for page in self._stub.ListChanges(request, timeout=timeout_s):
                 yield page
         except grpc.aio.AioRpcError as error:
-            raise peer_error(error, f"shard {self.address}") from error
+            raise self._error(error) from error
 
     async def seal(self, request: index_pb2.SealRequest, timeout_s: float) -> index_pb2.SealResponse:
         return await self._call(self._stub.Seal, request, timeout_s)
@@ -78,7 +92,16 @@ class RemoteShard:
         try:
             return await method(request, timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
-            raise peer_error(error, f"shard {self.address}") from error
+            raise self._error(error) from error
+
+    def _error(self, error: grpc.aio.AioRpcError) -> LookalikeError:
+        refusal = peer_error(error, f"shard {self.address}")
+        match error.code():
+            case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.CANCELLED:  # The latter of a server that stops.
+                return ConnectionFailed(str(refusal))
+            case grpc.StatusCode.DEADLINE_EXCEEDED:
+                return Late(str(refusal))
+        return refusal
 
 
 def _write_query(message: index_pb2.ShardQuery, query: ShardQuery) -> None:

@@ -84,7 +84,7 @@ class Searcher:
         if self.versions.canary is not None:
             return None
         snapshot = self.versions.snapshot()
-        if (value := cache.peek(f"{snapshot.version}:{known}")) is None:
+        if (value := cache.peek(f"{snapshot.version}{self.shards.numbering}:{known}")) is None:
             return None
         if isinstance(cached := self._read(value, snapshot), Void):
             return None
@@ -151,7 +151,8 @@ class Searcher:
                 if known is None:
                     query = self.parser.parse(data, example_fields=example_fields)
                     known = self.keys.key(digest, search_pb2.SearchRequest.FromString(data), query)
-                key = f"{snapshot.version}:{known}"
+                # Answers are compared with changes by numbers that may be this gateway's own.
+                key = f"{snapshot.version}{self.shards.numbering}:{known}"
                 value = await self.cache.get(key)
                 cached = None if value is None else self._read(value, snapshot)
             if isinstance(cached, CachedAnswer):

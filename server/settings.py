@@ -185,4 +185,61 @@ class GatewaySettings(ServiceSettings):
 
     PREFIX: ClassVar[str] = "LOOKALIKE_GATEWAY_"
 
-    shards: tuple[str, ...] = setting((), "addresses of the shards, host:port, in the order of their ordinals")
+    shards: tuple[str, ...] = setting(
+        (),
+        "addresses of the shards, host:port, in the order of their ordinals; those of the replicas of one shard are "
+        "joined by +; a name of several addresses has as many replicas",
+    )
+    # A probe is answered in milliseconds by a shard that works, whatever it works on.
+    shard_hang_s: float = setting(
+        0.5,
+        "a replica that answers nothing for so long, not even a probe, is not asked until it answers one",
+        at_least=0.1,
+        at_most=60,
+    )
+    hedge_share: float = setting(
+        0.05,
+        "share of the reads that are sent to a second replica, when the first is slower than 95 % are; 0: none",
+        at_least=0,
+        at_most=1,
+    )
+    write_quorum: int = setting(
+        1,
+        "replicas of a shard that must have made a change; if fewer are in service: UNAVAILABLE",
+        at_least=1,
+        at_most=16,
+    )
+    ready_wait_s: float = setting(
+        10.0, "after its start, time in which the gateway is ready only with all shards", at_least=0, at_most=3600
+    )
+    ready_coverage: float = setting(0.5, "share of the shards with which it is ready then", at_least=0, at_most=1)
+
+    def replicas(self) -> list[tuple[str, ...]]:
+        """Of each shard, the addresses of its replicas."""
+        return [tuple(part.strip() for part in shard.split("+")) for shard in self.shards]
+
+    def __post_init__(self) -> None:
+        ServiceSettings.__post_init__(self)
+        seen = dict[str, int]()
+        for ordinal, addresses in enumerate(self.replicas()):
+            if len(addresses) < self.write_quorum and not any(map(_is_name, addresses)):
+                raise BadSettings(f"write_quorum={self.write_quorum}: shard {ordinal} has {len(addresses)} replicas")
+            for address in addresses:
+                _check_address(address, self.shards[ordinal])
+                if address in seen:
+                    raise BadSettings(f"shards: {address} is given for shard {seen[address]} and for shard {ordinal}")
+                seen[address] = ordinal
+
+
+def _check_address(address: str, entry: str) -> None:
+    host, _, port = address.rpartition(":")
+    if not address:
+        raise BadSettings(f"shards: {entry!r} has an empty address: join those of replicas by one +")
+    if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise BadSettings(f"shards: {address!r} in {entry!r}: expected host:port")
+
+
+def _is_name(address: str) -> bool:
+    """Whether the host may have several addresses."""
+    host = address.rpartition(":")[0]
+    return not host.startswith("[") and not host.replace(".", "").isdecimal()

@@ -48,9 +48,9 @@ class _Batchers:
 class ShardClient:
     """The client of one shard.
 
-    Searches that arrive while `shard_inflight` batches are in flight are sent together in the next batch; so are
-    look-ups. A batch is answered as a whole, so searches that the shard finds costly are sent again, each alone. There
-    is one batch of updates in flight at a time.
+    Searches that arrive while `shard_inflight` batches for each replica are in flight are sent together in the next
+    one; so are look-ups. A batch is answered as a whole, so searches that the shard finds costly are sent again, each
+    alone. There is one batch of updates in flight at a time.
     """
 
     def __init__(self, transport: ShardTransport, settings: ServiceSettings) -> None:
@@ -63,8 +63,15 @@ class ShardClient:
     def address(self) -> str:
         return self._transport.address
 
+    @property
+    def numbering(self) -> str:
+        return self._transport.numbering
+
     async def close(self) -> None:
         await self._transport.close()
+
+    async def watch(self) -> None:
+        await self._transport.watch()
 
     async def describe(self, pinned: str, known_sequence: int = 0) -> index_pb2.DescribeResponse | None:
         """The versions that the shard serves, and its updates of `pinned` after `known_sequence`.
@@ -153,14 +160,14 @@ class ShardClient:
             self._batchers[version] = _Batchers(
                 Coalescer(
                     partial(self._search, version),
-                    max_in_flight=self._settings.shard_inflight,
+                    max_in_flight=self._max_in_flight,
                     max_batch=BATCH_PRODUCTS,
                     max_waiting=self._settings.max_inflight * BATCH_PRODUCTS,
                     size=self._query_size,
                 ),
                 Coalescer(
                     partial(self._lookup, version),
-                    max_in_flight=self._settings.shard_inflight,
+                    max_in_flight=self._max_in_flight,
                     max_batch=self._settings.shard_batch,
                     max_waiting=self._settings.max_inflight,
                 ),
@@ -175,6 +182,9 @@ class ShardClient:
             for older in [*self._batchers][:-_MAX_VERSIONS]:
                 del self._batchers[older]  # Its waiting queries are still sent.
         return self._batchers[version]
+
+    def _max_in_flight(self) -> int:
+        return self._settings.shard_inflight * self._transport.in_service
 
     def _query_size(self, query: ShardQuery) -> int:
         """The size of a query in a batch: the hits it requests, but at least 1/`shard_batch` of a full batch."""

@@ -60,8 +60,19 @@ class ShardGroup:
     def addresses(self) -> list[str]:
         return [shard.address for shard in self._shards]
 
+    @property
+    def numbering(self) -> str:
+        """By whose numbers of changes the shards are described; empty: their own, the same for all gateways."""
+        return "".join([shard.numbering for shard in self._shards])
+
     async def close(self) -> None:
         await asyncio.gather(*(shard.close() for shard in self._shards))
+
+    async def watch(self) -> None:
+        """Watch the health of the shards, for ever."""
+        async with asyncio.TaskGroup() as tasks:
+            for shard in self._shards:
+                tasks.create_task(shard.watch())
 
     async def describe(
         self, pinned: str, known_sequences: Sequence[int] = ()

@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
+from lookalike.errors import Unavailable
 from lookalike.shard_query import ShardHits, ShardQuery
 from lookalike.v1 import index_pb2
+
+
+class ConnectionFailed(Unavailable):
+    """No connection, or it broke: another replica of the shard may answer. For whoever has several."""
+
+
+class Late(Unavailable):
+    """No answer within the time-out. For whoever has several replicas."""
 
 
 class ShardTransport(Protocol):
@@ -21,6 +30,20 @@ class ShardTransport(Protocol):
     @property
     def address(self) -> str:
         """Names the shard, in errors and logs."""
+
+    @property
+    def in_service(self) -> int:
+        """How many replicas answer calls at once; 1 where there are none."""
+
+    @property
+    def numbering(self) -> str:
+        """By whose numbers of changes `describe` and `apply` go; empty: the shard's own, the same for all gateways."""
+
+    def sources(self) -> Sequence[ShardTransport]:
+        """Those of its replicas that may have changes of their own; itself where there are none."""
+
+    async def watch(self) -> None:
+        """Watch the shard's health, for ever if there is something to watch."""
 
     async def describe(self, request: index_pb2.DescribeRequest, timeout_s: float) -> index_pb2.DescribeResponse: ...
 

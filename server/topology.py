@@ -122,7 +122,7 @@ def choose_snapshot(
     if changes is None or version != pinned:
         changes = ChangeHistory(_shards_of(states))
     changes.add_polled(states)
-    return _snapshot(states, changes, tuple(waits_for))
+    return _snapshot(states, changes, tuple(waits_for), responses)
 
 
 class CanarySnapshot(NamedTuple):
@@ -154,15 +154,23 @@ def choose_canary(
         before = {space: info.encoder for space, info in pinned.spaces.items()}
         if unready_encoders(before, _encoder_names(states), encoders):
             return None
-        snapshot = _snapshot(states, ChangeHistory(pinned.shards), ())
+        snapshot = _snapshot(states, ChangeHistory(pinned.shards), (), responses)
         return CanarySnapshot(replace(snapshot, is_canary=True), share)
     return None
 
 
 def _snapshot(
-    states: Mapping[int, index_pb2.ShardState], changes: ChangeHistory, waits_for: tuple[str, ...]
+    states: Mapping[int, index_pb2.ShardState],
+    changes: ChangeHistory,
+    waits_for: tuple[str, ...],
+    responses: Sequence[index_pb2.DescribeResponse | None],
 ) -> Snapshot:
     """states: of one version, at each shard that serves it."""
+    lags = [
+        f"shard {ordinal} may lack the latest changes: none of its replicas that answer is known to have them all"
+        for ordinal, response in enumerate(responses)
+        if ordinal in states and response is not None and response.catching_up
+    ]
     (any_state, *_) = states.values()
     spaces = {
         each.space: SpaceInfo(
@@ -179,7 +187,7 @@ def _snapshot(
         spaces=spaces,
         serving=tuple(ordinal in states for ordinal in range(any_state.shards)),
         changes=changes,
-        losses=_losses(states),
+        losses=(*_losses(states), *lags),
         text_shares=tuple(sorted((each.space, each.weight) for each in any_state.text_weights)),
         waits_for=waits_for,
     )

@@ -37,6 +37,7 @@ class VersionWatch:
         self._moved = asyncio.Event()  # Set when the version changes, and then replaced.
         self._waiting = 0  # Changes that wait for another version.
         self._awaited = asyncio.Event()  # Set while there are any.
+        self._polled = asyncio.Event()  # Set when the shards have been polled, and then replaced.
         self._refresh_s = refresh_s
         self._random = random.Random()  # decides nothing that an attacker could gain by
         self._snapshot: Snapshot | None = None
@@ -66,6 +67,8 @@ class VersionWatch:
         """Poll every shard for the versions that it serves, and choose the snapshot to pin."""
         async with self._polling:
             await self._refresh()
+            self._polled.set()
+            self._polled = asyncio.Event()
 
     async def _refresh(self) -> None:
         pinned, changes = (self._snapshot.version, self._snapshot.changes) if self._snapshot else ("", None)
@@ -113,6 +116,7 @@ class VersionWatch:
         More often while changes wait for another version, which another gateway may have handed the changes to.
         """
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._shards.watch())
             for refresh in (self.refresh, self.refresh_encoders):
                 tasks.create_task(self._repeat(refresh))
 
@@ -150,8 +154,18 @@ class VersionWatch:
                 self._awaited.clear()
 
     async def until_complete(self) -> None:
-        """Wait until all shards have served one version: then the gateway is ready."""
+        """Wait until all shards have served one version."""
         await self._complete.wait()
+
+    async def until_ready(self, wait_s: float, coverage: float) -> None:
+        """Wait until all shards have served one version or, after `wait_s`, this share of them does."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await self._complete.wait()
+                return
+        while self._snapshot is None or sum(self._snapshot.serving) < coverage * self._snapshot.shards:
+            await self._polled.wait()
+        log.warning("ready with %d of %d shards", sum(self._snapshot.serving), self._snapshot.shards)
 
     def _log_refusals(self, responses: Sequence[index_pb2.DescribeResponse | None]) -> None:
         """Log once why a shard refuses the version that CURRENT names: until it serves it, requests pin the old one."""

@@ -24,6 +24,7 @@ class Coalescer(Generic[Item, Reply]):
 
     send:         takes a list of items and returns as many replies in their order. An exception among the replies is
                   raised to the caller of its item only; an exception that `send` raises, to the callers of all items.
+    max_in_flight: where it changes while there are calls, a function that says it.
     max_batch:    maximum total size of one call (a single larger item is sent alone).
     max_waiting:  maximum total size of the items that wait for a slot; beyond it Overloaded is raised at once.
     size:         the size of an item; by default every item counts 1.
@@ -33,13 +34,13 @@ class Coalescer(Generic[Item, Reply]):
         self,
         send: Callable[[list[Item]], Awaitable[Sequence[Reply | Exception]]],
         *,
-        max_in_flight: int,
+        max_in_flight: int | Callable[[], int],
         max_batch: int,
         max_waiting: int,
         size: Callable[[Item], int] = lambda item: 1,
     ) -> None:
         self._send = send
-        self._max_in_flight = max_in_flight
+        self._max_in_flight = max_in_flight if callable(max_in_flight) else lambda: max_in_flight
         self._max_batch = max_batch
         self._max_waiting = max_waiting
         self._size = size
@@ -50,14 +51,14 @@ class Coalescer(Generic[Item, Reply]):
 
     def submit(self, item: Item) -> asyncio.Future[Reply]:
         """A future of the reply. Cancel it when the reply is no longer needed. Raises Overloaded."""
-        size, free_slots = self._size(item), self._max_in_flight - len(self._calls)
-        if self._waiting_size + size > self._max_waiting + free_slots * self._max_batch:
+        size, free_slots = self._size(item), self._max_in_flight() - len(self._calls)
+        if self._waiting_size + size > self._max_waiting + max(0, free_slots) * self._max_batch:
             raise Overloaded(f"{self._waiting_size} requests are waiting, the limit is {self._max_waiting}")
         loop = asyncio.get_running_loop()
         reply: asyncio.Future[Reply] = loop.create_future()
         self._waiting.append((size, item, reply))
         self._waiting_size += size
-        if free_slots and not self._starting:
+        if free_slots > 0 and not self._starting:
             self._starting = True
             loop.call_soon(self._start)
         return reply
@@ -72,7 +73,7 @@ class Coalescer(Generic[Item, Reply]):
 
     def _start(self) -> None:
         self._starting = False
-        while self._waiting and len(self._calls) < self._max_in_flight:
+        while self._waiting and len(self._calls) < self._max_in_flight():
             batch = self._next_batch()
             if not batch:
                 return

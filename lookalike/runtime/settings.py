@@ -160,8 +160,18 @@ def _boolean(text: str) -> bool:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+    parts = [part.strip() for part in text.split(",")]
+    if not parts[-1]:
+        parts.pop()  # As templates write it.
+    if not all(parts):
+        raise ValueError(text)
+    return tuple(parts)
 
 
 _PARSERS: dict[Any, Any] = {int: int, float: float, bool: _boolean, str: str, Path: Path, tuple: _names}
-_ALLOWED: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false"}
+_ALLOWED: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    tuple: "a list: one of its entries is empty",
+}

@@ -31,7 +31,8 @@ from lookalike.v1 import index_pb2
 from lookalike.v1.index_pb2 import UpdateResult
 from lookalike.v1.types_pb2 import Filter, Product
 from node.local_shard import LocalShard
-from server.remote_shard import RemoteShard
+from server.replicated_shard import ReplicatedShard
+from server.settings import GatewaySettings
 from server.shard_transport import ShardTransport
 from tests.rpc.gateways import serving
 from tests.unit.index.live_samples import COUNT, build_version, open_live, remove, upsert
@@ -128,7 +129,9 @@ async def a_scene(kind: str, served: ShardVersions) -> AsyncIterator[Scene]:
     slots, writer = Slots(threads=1, max_waiting=1), Writer(served, max_waiting=8)
     service = IndexShard(slots, served, writer)
     async with serving(service.handler()) as address:
-        transport: ShardTransport = RemoteShard(address) if kind == "remote" else LocalShard(0, service)
+        settings = GatewaySettings(shards=(address,))
+        remote = ReplicatedShard(0, settings.shards, settings)
+        transport: ShardTransport = remote if kind == "remote" else LocalShard(0, service)
         try:
             yield Scene(transport, slots, served)
         finally:

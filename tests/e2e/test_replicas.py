@@ -1,113 +1,142 @@
-"""Replicas on one machine: one that is killed is started again, and gets the changes that it missed."""
+"""Shards and replicas that hang or die under load, as processes: what callers notice of it."""
 
 from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
-import grpc
 import numpy as np
 import pytest
 
+from benchmarks.meter import COMMAND
 from index.building.build import build
-from lookalike.channels import blocking_channel
-from lookalike.local import process_specs
-from lookalike.local.process_specs import ProcessSpec
-from lookalike.local.serve import start_replicas
+from lookalike.client import Client
+from lookalike.errors import LookalikeError
+from lookalike.local.probes import free_ports, is_serving
 from lookalike.local.supervisor import Supervisor
-from lookalike.v1 import index_pb2_grpc
-from lookalike.v1.index_pb2 import ApplyRequest, DescribeRequest, DescribeResponse, FetchRequest, Update, Upsert
-from lookalike.v1.types_pb2 import Product, SpaceVector
+from tests.conftest import REPOSITORY
 from tests.unit.index.samples import IMAGE, catalogue, unit_vectors, vectors_of
 
-DIM, CHANGED = 8, 200
-
-pytestmark = pytest.mark.slow
-
-
-class Replica:
-    def __init__(self, spec: ProcessSpec, channel: grpc.Channel, version: str) -> None:
-        self.name = spec.name
-        self._version = version
-        self._stub = index_pb2_grpc.IndexShardStub(channel)
-
-    def describe(self) -> DescribeResponse:
-        return self._stub.Describe(DescribeRequest(), timeout=5)
-
-    def upsert(self, *numbers: int) -> None:
-        updates = []
-        for number in numbers:
-            vector = np.random.default_rng(number).normal(size=DIM).astype("<f4").tobytes()
-            product = Product(id=f"new{number}", category="home")
-            updates.append(
-                Update(
-                    revision=number + 1,
-                    upsert=Upsert(product=product, vectors=[SpaceVector(space=IMAGE, vector=vector)]),
-                )
-            )
-        self._stub.Apply(ApplyRequest(version=self._version, updates=updates), timeout=30)
-
-    def products(self) -> list[bytes]:
-        ids = [f"new{number}" for number in range(CHANGED)]
-        request = FetchRequest(version=self._version, ids=ids, vectors=[IMAGE])
-        return [each.SerializeToString() for each in self._stub.Fetch(request, timeout=30).products]
-
-    def is_in_service(self) -> bool:
-        try:
-            return not self.describe().catching_up
-        except grpc.RpcError:
-            return False
+SHARDS, REPLICAS, DIM, CALLERS = 2, 2, 8, 8
+WAIT_S = 60.0
 
 
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.02)
+class System:
+    """Two shards of two replicas each; a gateway that uses all, and one that knows only the first of each shard."""
 
-
-def kill_and_change(processes: Supervisor, one: Replica, other: Replica) -> None:
-    """Kill one of two replicas, and again while it starts or catches up; the other takes changes all the time."""
-    eventually(lambda: one.is_in_service() and other.is_in_service())
-    name = other.describe().replica
-    one.upsert(0)
-    eventually(lambda: one.products() == other.products())
-
-    def is_another_process() -> bool:
-        try:
-            return other.describe().replica != name
-        except grpc.RpcError:
-            return False
-
-    os.kill(processes.pids()[other.name], signal.SIGKILL)
-    one.upsert(*range(1, CHANGED - 1))
-    eventually(is_another_process)
-    os.kill(processes.pids()[other.name], signal.SIGKILL)
-    one.upsert(CHANGED - 1)
-    eventually(lambda: not other.is_in_service())
-    eventually(other.is_in_service)
-    assert other.products() == one.products()
-    assert all(other.products())
-
-
-def test_a_replica_that_is_killed_is_started_again_and_misses_no_change(tmp_path: Path) -> None:
-    version = build(tmp_path / "index", catalogue(50), {IMAGE: vectors_of(unit_vectors(50, DIM))}, shards=1)
-    console: list[str] = []
-
-    with Supervisor(tmp_path / "logs", {}, directory=process_specs.ROOT) as processes, ThreadPoolExecutor(1) as thread:
-        ((first, second),) = start_replicas(processes, tmp_path / "index", 1, 2, tmp_path / "changes")
+    def __init__(self, folder: Path, processes: Supervisor) -> None:
+        self._processes = processes
+        names = [f"shard {shard} {replica}" for shard in range(SHARDS) for replica in range(REPLICAS)]
+        self._ports = dict(zip([*names, "replicated", "plain"], free_ports(len(names) + 2), strict=True))
+        for name in names:
+            shard = name.split()[1]
+            self._start(name, "shard", "--location", str(folder / "index"), "--shard", shard, "--threads", "1")
+        shards = [[f"127.0.0.1:{self._ports[f'shard {s} {r}']}" for r in range(REPLICAS)] for s in range(SHARDS)]
+        self._start("replicated", "gateway", "--shards", ",".join(map("+".join, shards)), "--cache-ttl-s", "0")
+        self._start("plain", "gateway", "--shards", ",".join(each[0] for each in shards), "--cache-ttl-s", "0")
         processes.wait_ready(timeout_s=120)
-        with blocking_channel(first.address) as to_first, blocking_channel(second.address) as to_second:
-            one, other = Replica(first, to_first, version), Replica(second, to_second, version)
-            calls = thread.submit(kill_and_change, processes, one, other)
-            calls.add_done_callback(lambda _: os.kill(os.getpid(), signal.SIGTERM))
-            with pytest.raises(KeyboardInterrupt):
-                processes.watch(warn=console.append)
-            calls.result()
-    ended = [line for line in console if line.startswith("shard 0 replica 1 ended, killed by SIGKILL")]
-    assert ["it is started again in 1 s" in ended[0], "it is started again in 2 s" in ended[1]] == [True, True]
-    assert not [line for line in console if "replica 0 ended" in line]
+
+    def client(self, gateway: str) -> Client:
+        return Client(f"127.0.0.1:{self._ports[gateway]}", timeout_s=10)
+
+    def signal(self, name: str, number: signal.Signals) -> None:
+        os.kill(self._processes.pids()[name], number)
+
+    def _start(self, name: str, role: str, *arguments: str) -> None:
+        command = [*COMMAND, "serve", role, *arguments, "--port", str(self._ports[name])]
+        self._processes.start(name, command, ready=partial(is_serving, f"127.0.0.1:{self._ports[name]}"))
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    folder = tmp_path_factory.mktemp("replicas")
+    build(folder / "index", catalogue(400), {IMAGE: vectors_of(unit_vectors(400, DIM))}, shards=SHARDS)
+    with Supervisor(folder / "logs", os.environ, directory=REPOSITORY, stop_s=30) as processes:  # noqa: TID251  # passed on
+        yield System(folder, processes)
+
+
+class Load:
+    """Callers that search without a pause, and what they were answered."""
+
+    def __init__(self) -> None:
+        self.coverage: list[float] = []  # Of every answer.
+        self.errors: list[LookalikeError] = []
+        self._stops = threading.Event()
+
+    def run(self, client: Client, seed: int) -> None:
+        random = np.random.default_rng(seed)
+        while not self._stops.is_set():
+            try:
+                response = client.search(vector=random.normal(size=DIM), space="image", limit=5)
+            except LookalikeError as error:
+                self.errors.append(error)
+            else:
+                self.coverage.append(response.provenance.coverage)
+
+    def stop(self) -> None:
+        self._stops.set()
+
+
+@contextmanager
+def load(client: Client) -> Iterator[Load]:
+    running = Load()
+    with ThreadPoolExecutor(CALLERS) as threads:
+        callers = [threads.submit(running.run, client, seed) for seed in range(CALLERS)]
+        try:
+            wait_for(running, 200)
+            yield running
+        finally:
+            running.stop()
+        for caller in callers:
+            caller.result()
+
+
+def wait_for(running: Load, answers: int) -> Sequence[float]:
+    """The coverage of the next answers."""
+    before, until_s = len(running.coverage), time.monotonic() + WAIT_S
+    while len(running.coverage) < before + answers:
+        assert time.monotonic() < until_s
+        time.sleep(0.01)
+    return running.coverage[before:]
+
+
+def wait_for_coverage(running: Load, *, whole: bool) -> None:
+    until_s = time.monotonic() + WAIT_S
+    while (min(wait_for(running, 20)) == 1) is not whole:
+        assert time.monotonic() < until_s
+
+
+def test_a_shard_that_hangs_is_left_out_and_comes_back(system: System) -> None:
+    """A time-out of two seconds for every answer would allow a dozen in this time."""
+    with system.client("plain") as client, load(client) as running:
+        system.signal("shard 1 0", signal.SIGSTOP)
+        try:
+            wait_for_coverage(running, whole=False)
+            began_s = time.monotonic()
+            partial_answers = wait_for(running, 200)
+            took_s = time.monotonic() - began_s
+        finally:
+            system.signal("shard 1 0", signal.SIGCONT)
+        wait_for_coverage(running, whole=True)
+        assert not running.errors
+        assert 0.3 < max(partial_answers) < 0.7
+        assert took_s < 2.0 * 200 / CALLERS / 2  # Half of what time-outs alone would take.
+
+
+def test_replicas_that_hang_and_die_fail_no_call_and_leave_no_answer_partial(system: System) -> None:
+    with system.client("replicated") as client, load(client) as running:
+        system.signal("shard 0 0", signal.SIGSTOP)
+        wait_for(running, 500)
+        system.signal("shard 1 1", signal.SIGKILL)
+        wait_for(running, 500)
+        system.signal("shard 0 0", signal.SIGCONT)
+        wait_for(running, 500)
+    assert running.errors == []
+    assert set(running.coverage) == {1.0}

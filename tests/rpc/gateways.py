@@ -41,9 +41,8 @@ from lookalike.v1.types_pb2 import (
 )
 from lookalike.vectors import F32, normalised, pack, unpack
 from server import query_parser
-from server.app import build_gateway
+from server.app import build_gateway, build_shards
 from server.query import SearchQuery, parse_query
-from server.remote_shard import RemoteShard
 from server.settings import GatewaySettings
 from server.shard_transport import ShardTransport
 from tests.rpc.model_servers import metadata_response, prediction_service
@@ -552,8 +551,8 @@ async def running_gateway(
     transports: to its shards; default: over gRPC to those that the settings name.
     """
     gateway_settings = GatewaySettings(**settings)
-    remote = [RemoteShard(address) for address in gateway_settings.shards]
-    gateway = build_gateway(gateway_settings, remote if transports is None else transports)
+    remote = build_shards(gateway_settings) if transports is None else transports
+    gateway = build_gateway(gateway_settings, remote)
     refreshing = asyncio.create_task(gateway.versions.keep_fresh())
     try:
         async with serving(*gateway.handlers) as address:

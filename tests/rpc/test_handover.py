@@ -225,3 +225,22 @@ async def test_after_a_handover_that_failed_the_old_version_takes_updates_again(
         await changing
         assert failures == [2]
         assert await shop.contradictions() == []
+
+
+async def test_changes_are_handed_over_from_all_replicas_to_all_replicas(tmp_path: Path) -> None:
+    two, three = build_version(tmp_path / "index", 0, 2), build_version(tmp_path / "index", 1, 3)
+    version.make_current(tmp_path / "index", two)
+    (tmp_path / "second").mkdir()
+    (tmp_path / "second" / "index").symlink_to(tmp_path / "index")
+    async with a_fleet(tmp_path) as (first, _), a_fleet(tmp_path / "second") as (second, _):
+        async with a_shop([*map("+".join, zip(first, second, strict=True))]) as shop:
+            changing = asyncio.create_task(shop.change())
+            await eventually(partial(has_answered, shop, 50), changing)
+            await move(shop, tmp_path, three, changing)
+            shop.closes = True
+            await changing
+            assert await shop.contradictions() == []
+        for replicas in (first, second):
+            async with a_shop(replicas) as alone:
+                alone.expected = shop.expected
+                assert await alone.contradictions() == []

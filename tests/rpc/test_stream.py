@@ -94,7 +94,7 @@ async def test_no_more_is_read_ahead_than_the_bound_and_a_cancelled_stream_ends_
             sent += 1
             yield SearchStreamRequest(id=i, request=by_vector(IDS[i % 20]))
 
-    async with scripted_system(cache_ttl_s=0, shard_timeout_s=30, max_inflight=1000) as system:
+    async with scripted_system(cache_ttl_s=0, shard_timeout_s=30, shard_hang_s=30, max_inflight=1000) as system:
         for shard in system.shards:
             shard.hang = True
         call = system.search.SearchStream(requests())

@@ -70,6 +70,9 @@ class Shard:
     def __init__(self) -> None:
         self.finished = 0
 
+    def sources(self) -> list[Any]:
+        return [self]
+
     async def list_changes(self, *_: Any) -> AsyncIterator[index_pb2.ListChangesPage]:
         change = index_pb2.ListedChange(update=Update(revision=1, remove="p1"))
         yield index_pb2.ListChangesPage(changes=[change], sequence=1)

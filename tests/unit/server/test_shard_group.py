@@ -14,6 +14,7 @@ from lookalike.v1 import index_pb2
 from server.change_history import ChangeHistory
 from server.settings import ServiceSettings
 from server.shard_group import ShardGroup
+from server.shard_transport import ShardTransport
 from server.topology import Snapshot
 
 SECONDS = 60.0  # A time-out that no test reaches.
@@ -23,6 +24,9 @@ QUERY = ShardQuery({}, (), b"", 10, False, False)
 
 class ScriptedShard:
     """Answers searches when `answer` is set, and counts those that it was asked for and that were cancelled."""
+
+    in_service = 1
+    numbering = ""
 
     def __init__(self, address: str, *, answers: bool = True) -> None:
         self.address = address
@@ -47,6 +51,12 @@ class ScriptedShard:
 
     async def close(self) -> None:
         """Nothing is open."""
+
+    async def watch(self) -> None:
+        """There is nothing to watch."""
+
+    def sources(self) -> Sequence[ShardTransport]:
+        return (self,)
 
     async def describe(self, request: index_pb2.DescribeRequest, timeout_s: float) -> index_pb2.DescribeResponse:
         raise NotImplementedError

@@ -134,3 +134,11 @@ def test_what_is_known_of_the_changes_goes_on_while_the_version_stays_and_ends_w
     assert again.changes is first.changes
     moved_on = choose_snapshot(responses("v2 v1", "v2 v1"), "v1", first.changes)
     assert moved_on.changes is not first.changes
+
+
+def test_a_snapshot_says_that_a_shard_may_lack_the_latest_changes() -> None:
+    (first, second) = responses("v1", "v1")
+    assert second is not None
+    second.catching_up = True
+    (loss,) = choose_snapshot([first, second], pinned="v1").losses
+    assert loss.startswith("shard 1 may lack the latest changes")

@@ -52,6 +52,21 @@ async def test_items_that_wait_for_a_slot_are_sent_together_up_to_the_batch_limi
     assert sender.batches == [[1], [2, 3, 4], [5]]
 
 
+async def test_the_number_of_calls_in_flight_may_change() -> None:
+    sender, most = Sender(), 1
+    coalescer = Coalescer(sender, max_in_flight=lambda: most, max_batch=3, max_waiting=8)
+    tasks = [*await submit(coalescer, 1), *await submit(coalescer, 2)]
+    assert sender.batches == [[1]]
+    most = 2
+    tasks += await submit(coalescer, 3)
+    assert sender.batches == [[1], [2, 3]]
+    most = 1
+    tasks += await submit(coalescer, 4)
+    assert sender.batches == [[1], [2, 3]]
+    sender.gate.set()
+    assert await asyncio.gather(*tasks) == [10, 20, 30, 40]
+
+
 async def test_beyond_the_waiting_limit_an_item_is_refused_at_once() -> None:
     sender = Sender()
     coalescer = Coalescer(sender, max_in_flight=1, max_batch=3, max_waiting=2)
