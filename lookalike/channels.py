@@ -34,13 +34,15 @@ ChannelOptions = tuple[tuple[str, str | int], ...]
 
 
 def blocking_channel(address: str) -> grpc.Channel:
-    """A blocking channel to `host:port`."""
-    return grpc.insecure_channel(address, options=_OPTIONS)  # noqa: TID251  # the factory itself
+    """A blocking channel to `host:port`, or to what else `client_target` takes."""
+    target, options = client_target(address)
+    return grpc.insecure_channel(target, options=(*_OPTIONS, *options))  # noqa: TID251  # the factory itself
 
 
 def aio_channel(address: str) -> grpc.aio.Channel:
-    """An asyncio channel to `host:port`, for the running event loop."""
-    return grpc.aio.insecure_channel(address, options=_OPTIONS)  # noqa: TID251  # the factory itself
+    """As `blocking_channel`, for the running event loop."""
+    target, options = client_target(address)
+    return grpc.aio.insecure_channel(target, options=(*_OPTIONS, *options))  # noqa: TID251  # the factory itself
 
 
 def aio_channels(address: str, count: int) -> tuple[grpc.aio.Channel, ...]:
