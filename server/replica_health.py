@@ -18,7 +18,7 @@ _FLOOR_S = 0.0005  # Differences below are noise: the calls in flight decide.
 _MIN_HEDGE_S = 0.005  # A second call that is sent sooner would mostly be for nothing.
 _FIRST_HEDGE_S = 0.05  # Until calls have been measured.
 _P95_STEP = 0.1  # Twenty calls, one above the estimate, leave it where it is.
-_MIN_PROBE_S, _MAX_PROBE_S = 0.1, 1.0
+_MIN_PROBE_S, MAX_PROBE_S = 0.1, 1.0
 _STEADY_S = 5.0  # A replica that was in service for so long is probed at once when it is ejected.
 
 
@@ -147,7 +147,7 @@ class ReplicaHealth:
     def on_probe(self, now_s: float) -> None:
         """A probe is being sent; the next one of a replica that is not in service waits longer, up to a second."""
         self._probe_at_s = now_s + self._probe_delay_s
-        self._probe_delay_s = min(_MAX_PROBE_S, max(_MIN_PROBE_S, 2 * self._probe_delay_s))
+        self._probe_delay_s = min(MAX_PROBE_S, max(_MIN_PROBE_S, 2 * self._probe_delay_s))
 
     def move_to(self, state: ReplicaState, reason: str, now_s: float) -> bool:
         """Enter a state. Returns whether it is another than before."""

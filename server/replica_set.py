@@ -17,7 +17,7 @@ from lookalike.runtime.retry_budget import RetryBudget
 from lookalike.v1.index_pb2 import DescribeRequest, DescribeResponse
 from server import metrics
 from server.replica_changes import NO_CHANGES, MissedChanges, ReplicaPosition, positions_of
-from server.replica_health import TICK_S, HedgeDelay, ReplicaHealth, ReplicaState
+from server.replica_health import MAX_PROBE_S, TICK_S, HedgeDelay, ReplicaHealth, ReplicaState
 from server.shard_transport import ConnectionFailed, Late, ShardTransport
 
 log = logging.getLogger(__name__)
@@ -106,7 +106,8 @@ class ReplicaSet:
     def why_none(self) -> Unavailable:
         """The error of a shard that has no replica to call."""
         reasons = [each.health.reason for each in self._replicas.values()]
-        return Unavailable("; ".join(reasons) or f"shard {'+'.join(self._addresses)}: its name has no address")
+        reason = "; ".join(reasons) or f"shard {'+'.join(self._addresses)}: its name has no address"
+        return Unavailable(reason, retry_after_s=MAX_PROBE_S)
 
     def send(
         self, replica: Replica, call: Callable[[ShardTransport], Awaitable[Reply]], kind: str = ""
