@@ -279,7 +279,10 @@ class ReplicaSet:
             after = f" after {monotonic() - replica.ejected_s:.1f} s" if replica.ejected_s else ""
             log.info("shard %s: replica %s is in service%s", self.label, replica.address, after)
         elif before is ReplicaState.NEW:
-            log.warning("shard %s: replica %s is not in service (%s): %s", self.label, replica.address, *_why(replica))
+            level = logging.INFO if state is ReplicaState.CATCHING_UP else logging.WARNING  # As after every start.
+            log.log(
+                level, "shard %s: replica %s is not in service (%s): %s", self.label, replica.address, *_why(replica)
+            )
         if not state.is_reachable:
             replica.may_retry = self._budget.record_failure()
             for task in replica.calls - {replica.probe}:

@@ -95,7 +95,7 @@ class NativeServer(grpc.aio.Server):
         threading.Thread(target=self._receive, args=(loop,), name="native-grpc-receive", daemon=True).start()
 
     async def stop(self, grace: float | None) -> None:
-        """Refuse new calls; those in progress have `grace` seconds to finish and are then cancelled."""
+        """Refuse new calls; those in progress have `grace` seconds to finish, and are then UNAVAILABLE."""
         if self._stopping:
             await self._stopped.wait()
             return
@@ -108,7 +108,7 @@ class NativeServer(grpc.aio.Server):
             await asyncio.wait(calls, timeout=grace)
         for call_id, reply in self._submitted.copy().items():
             if not reply.cancel():  # A thread is at work, and may go on: nobody waits for it.
-                self._fail(call_id, grpc.StatusCode.CANCELLED, "cancelled")
+                self._fail_ended(call_id)
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
@@ -170,7 +170,7 @@ class NativeServer(grpc.aio.Server):
         """Answer a call that was submitted, on the thread that did, or that cancelled it."""
         del self._submitted[call_id]
         if reply.cancelled():
-            self._fail(call_id, grpc.StatusCode.CANCELLED, "cancelled")
+            self._fail_ended(call_id)
         elif isinstance(error := reply.exception(), Exception):
             self._fail(call_id, *status_of(error))
         else:
@@ -181,7 +181,7 @@ class NativeServer(grpc.aio.Server):
             if kind == EVENT_CANCEL:
                 self._cancel(call_id)
             elif self._stopping:
-                self._fail(call_id, grpc.StatusCode.UNAVAILABLE, "the server is shutting down")
+                self._fail_ended(call_id)
             elif len(payload) > MAX_MESSAGE_BYTES:
                 self._fail(call_id, grpc.StatusCode.RESOURCE_EXHAUSTED, _too_large("Received", payload))
             else:
@@ -202,10 +202,17 @@ class NativeServer(grpc.aio.Server):
         except Exception as error:
             self._fail(call_id, *status_of(error))
         except asyncio.CancelledError:
-            self._fail(call_id, grpc.StatusCode.CANCELLED, "cancelled")
+            self._fail_ended(call_id)
             raise
         finally:
             self._tasks.pop(call_id, None)
+
+    def _fail_ended(self, call_id: int) -> None:
+        """Answer a call that this server does not begin or go on with, or whose caller does not wait any more."""
+        if self._stopping:
+            self._fail(call_id, grpc.StatusCode.UNAVAILABLE, "the server is shutting down")
+        else:
+            self._fail(call_id, grpc.StatusCode.CANCELLED, "cancelled")
 
     def _respond(self, call_id: int, reply: bytes) -> None:
         if len(reply) > MAX_MESSAGE_BYTES:

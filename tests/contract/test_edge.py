@@ -486,7 +486,7 @@ async def test_a_stop_lets_calls_finish_and_refuses_new_ones(serve: Server) -> N
     assert refused.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
 
-async def test_a_stop_cancels_what_has_not_finished_in_time(serve: Server) -> None:
+async def test_a_stop_cancels_what_has_not_finished_in_time(serve: Server, implementation: str) -> None:
     waiting = Waiting()
     async with serve(waiting.unary) as (channel, server):
         call = asyncio.ensure_future(channel.unary_unary(UNARY)(request()))
@@ -494,7 +494,9 @@ async def test_a_stop_cancels_what_has_not_finished_in_time(serve: Server) -> No
         await server.stop(0.01)
         error = await failure(call)
         await asyncio.wait_for(waiting.cancelled.wait(), PARENT_S)
-    assert error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+    # grpcio says itself what becomes of a call that it ends, the one or the other.
+    allowed = {grpc.StatusCode.UNAVAILABLE} | ({grpc.StatusCode.CANCELLED} if implementation == "grpcio" else set())
+    assert error.code() in allowed
 
 
 async def listen(
