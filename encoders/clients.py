@@ -28,6 +28,7 @@ from lookalike.limits import MAX_CATEGORIES
 from lookalike.runtime.coalescer import Coalescer
 from lookalike.runtime.concurrently import run_concurrently
 from lookalike.runtime.deadline import Deadline
+from lookalike.runtime.hang_guard import Hung
 from lookalike.runtime.reported_breaker import ReportedBreaker
 from lookalike.v1.product_encoder_pb2 import ProductInput
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Space
@@ -305,6 +306,8 @@ class Encoders:
         except (Unavailable, DeadlineExceeded) as error:
             if isinstance(error, WrongInputSize):
                 breaker.record_success()
+            elif isinstance(error, Hung):
+                breaker.trip(error)
             else:
                 breaker.record_failure(error)
             raise

@@ -29,6 +29,7 @@ from lookalike.errors import BadSettings, LookalikeError, Overloaded, Unavailabl
 from lookalike.limits import MAX_MESSAGE_BYTES
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.edge import peer_error
+from lookalike.runtime.hang_guard import HangGuard
 from lookalike.runtime.retry_budget import RetryBudget
 from lookalike.vectors import F32
 
@@ -172,7 +173,7 @@ class ImageEncoder:
     async def _send(self, channel: _Channel, call: Callable[[_Channel], Awaitable[ResponseT]]) -> ResponseT:
         channel.in_flight += 1
         try:
-            response = await call(channel)
+            response = await channel.guard.call(call(channel))
         finally:
             channel.in_flight -= 1
         self._retry_budget.record_success()
@@ -209,6 +210,7 @@ class _Channel(ModelServerStub):
     def __init__(self, channel: grpc.aio.Channel) -> None:
         super().__init__(channel)
         self._channel = channel
+        self.guard = HangGuard(channel, "image encoder")
         self.in_flight = 0
 
     def load(self) -> tuple[bool, int]:

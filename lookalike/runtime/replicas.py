@@ -23,6 +23,7 @@ from lookalike.channels import aio_channel
 from lookalike.errors import Unavailable
 from lookalike.runtime.circuit_breaker import CircuitBreaker
 from lookalike.runtime.concurrently import run_concurrently
+from lookalike.runtime.hang_guard import HangGuard, Hung
 from lookalike.runtime.retry_budget import RetryBudget
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class _Replica(Generic[Stub, State]):
     address: str
     channel: grpc.aio.Channel
     stub: Stub
+    guard: HangGuard
     state: State | None = None  # None: it was not reached when it was last asked, or never asked.
     in_flight: int = 0
     late: int = 0  # Polls in a row that it did not answer in time.
@@ -65,21 +67,22 @@ class _Replica(Generic[Stub, State]):
                 self.record_failure(error, clock())
             else:
                 self.late = MAX_LATE
-                self._note(self.breaker.trip(clock()), error)
+                self.note(self.breaker.trip(clock()), error)
             if self.late >= MAX_LATE:
                 self.state = None
 
     def record_failure(self, error: grpc.aio.AioRpcError, now_s: float) -> None:
-        self._note(self.breaker.record_failure(now_s), error)
+        self.note(self.breaker.record_failure(now_s), error)
 
     def record_success(self) -> None:
         self.hung = False
         if self.breaker.record_success():
             log.info("%s answers again", self.address)
 
-    def _note(self, opened: bool, error: grpc.aio.AioRpcError) -> None:
+    def note(self, opened: bool, error: Exception) -> None:
         if opened:
-            log.warning("%s is left out until it answers: %s: %s", self.address, error.code().name, error.details())
+            reason = f"{error.code().name}: {error.details()}" if isinstance(error, grpc.aio.AioRpcError) else error
+            log.warning("%s is left out until it answers: %s", self.address, reason)
 
     def is_lost(self, error: grpc.aio.AioRpcError) -> bool:
         """Whether a call failed with its connection; one that the replica itself answers by UNAVAILABLE has not."""
@@ -134,12 +137,19 @@ class Replicas(Generic[Stub, State]):
         """Call a replica that serves what the call needs, of these the one with the fewest calls in flight.
 
         If none is known to serve it, another is asked, which says what it serves. Retries once on another replica where
-        the connection fails, unless most calls do, and where one no longer serves what the other is known to serve.
+        the connection fails or a replica hangs, unless most calls do, and where one no longer serves what the other is
+        known to serve.
         Raises grpc.aio.AioRpcError; Unavailable, at once, while all of them have failed lately.
         """
         replica = self._choose(self._replicas.values(), serves)
         try:
             return await self._send(replica, send)
+        except Hung:
+            if not self._retry_budget.record_failure():
+                raise
+            others = [each for each in self._replicas.values() if each is not replica]
+            if not any(each.breaker.allows(self._clock()) for each in others):
+                raise
         except grpc.aio.AioRpcError as error:
             others = [each for each in self._replicas.values() if each is not replica]
             match error.code():
@@ -172,14 +182,20 @@ class Replicas(Generic[Stub, State]):
         for address in addresses:
             if address not in self._replicas:
                 channel = aio_channel(address)
-                self._replicas[address] = _Replica(address, channel, self._connect(channel))
+                self._replicas[address] = _Replica(
+                    address, channel, self._connect(channel), HangGuard(channel, address)
+                )
 
     async def _send(self, replica: _Replica[Stub, State], send: Callable[[Stub], Awaitable[Reply]]) -> Reply:
         began_s = self._clock()
         replica.breaker.begin(began_s)
         replica.in_flight += 1
         try:
-            reply = await send(replica.stub)
+            reply = await replica.guard.call(send(replica.stub))
+        except Hung as error:
+            replica.hung = True
+            replica.note(replica.breaker.trip(self._clock()), error)
+            raise
         except grpc.aio.AioRpcError as error:
             now_s = self._clock()
             if replica.is_lost(error) or (_is_late(error) and now_s - began_s >= HANGS_S):

@@ -55,6 +55,13 @@ class ReportedBreaker:
             log.info("%s: answered again", self._calls)
 
     def record_failure(self, error: BaseException) -> None:
-        if self._breaker.record_failure(self._clock()):
+        self._note(self._breaker.record_failure(self._clock()), error)
+
+    def trip(self, error: BaseException) -> None:
+        """Open it at once, whatever the number of failures."""
+        self._note(self._breaker.trip(self._clock()), error)
+
+    def _note(self, opened: bool, error: BaseException) -> None:
+        if opened:
             OPEN.labels(self._calls).set(1)
             log.warning("%s: %s: %s", self._calls, self._consequence, str(error) or type(error).__name__)

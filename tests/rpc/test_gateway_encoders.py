@@ -76,7 +76,7 @@ async def test_a_deadline_exceeded_of_the_model_server_is_unavailable_and_not_re
 
 
 async def test_a_late_model_server_is_unavailable_and_not_retried_even_with_time_left() -> None:
-    async with scripted_system(default_deadline_s=0.1) as system:
+    async with scripted_system(default_deadline_s=0.4) as system:
         system.model_server.waits_for = asyncio.Event()
         status = await status_of(system.search.Search(PHOTO, timeout=20))
         assert status == (grpc.StatusCode.UNAVAILABLE, "image encoder did not answer in time")
