@@ -106,9 +106,9 @@ class RedisResultCache:
 
     async def _call(self, *command: str) -> list[bytes | None]:
         """Raises RedisError, OSError. The connection closes when it fails or is given up: nothing is read late."""
-        if not self._connection.is_connected:
-            await self._connection.connect()
         try:
+            if not self._connection.is_connected:
+                await self._connection.connect()
             await self._connection.send_command(*command)
         except RuntimeError as error:  # uvloop's for a connection that was reset; asyncio's own loop raises OSError.
             raise RedisConnectionError(str(error)) from error
