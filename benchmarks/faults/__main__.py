@@ -15,8 +15,6 @@ most 3 x before; with one replica p50 at most 1.2 x, and p99 at most 2 x after t
     python -m benchmarks.faults                                   every fault, two replicas: about a quarter of an hour
     python -m benchmarks.faults --faults 'kill-*,stop-shard'      only those
     python -m benchmarks.faults --replicas 1 --rate 40 --folder /tmp/shop      keep the index, and use it again
-    python -m benchmarks.faults --overload                        what is answered at 0.8, 2 and 10 times the peak,
-                                                                  as far as one process can send that (`sent/s`)
     python -m benchmarks.faults --list                            the names of the faults
 """
 
@@ -33,11 +31,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.faults import overload
-from benchmarks.faults.calls import Calls, Samples
+from benchmarks.faults.calls import Calls
 from benchmarks.faults.deployment import Deployment, Shape
 from benchmarks.faults.experiment import Experiment
 from benchmarks.faults.faults import Fault, chosen, faults
+from benchmarks.faults.load import peak_per_s
 from benchmarks.faults.oracle import Oracle
 from benchmarks.faults.report import Row, table
 from benchmarks.faults.shop import BuiltShop
@@ -74,14 +72,8 @@ def run(options: argparse.Namespace, shape: Shape, scratch: Path) -> int:
         selected = chosen(every, options.faults.split(","))
         shop.build(processes)
         shop.use(processes, 0)
-        cores = sorted(os.sched_getaffinity(0))
-        if options.overload:  # The servers have all cores but one, which is the callers': else none send too much.
-            os.sched_setaffinity(0, cores[1:] or cores)
         with deployed(Deployment(folder / "shop", scratch / "run", shape, processes)) as deployment:
             samples = shop.samples(deployment.gateways()[0])
-            if options.overload:
-                os.sched_setaffinity(0, cores[:1])  # Of this thread, and those that it starts from now on.
-                return measure_overload(options, deployment, samples)
             oracle = Oracle()
             calls = Calls(samples, oracle, shards=shape.shards, seed=options.seed)
             per_s = options.rate or capacity_per_s(deployment, calls, options) / 2
@@ -108,9 +100,9 @@ def deployed(deployment: Deployment) -> Iterator[Deployment]:
 
 
 def capacity_per_s(deployment: Deployment, calls: Calls, options: argparse.Namespace) -> float:
-    """Calls a second of all kinds in a closed loop, once warm."""
-    overload.peak_per_s(deployment.address, calls, seconds=1, seed=options.seed)
-    return overload.peak_per_s(deployment.address, calls, seconds=options.seconds / 2, seed=options.seed)
+    """Calls a second of all kinds in the best closed loop, once warm."""
+    peak_per_s(deployment.address, calls, seconds=1, seed=options.seed)
+    return peak_per_s(deployment.address, calls, seconds=options.seconds / 2, seed=options.seed)
 
 
 def befall(experiment: Experiment, fault: Fault, verbose: int) -> Row:
@@ -119,20 +111,6 @@ def befall(experiment: Experiment, fault: Fault, verbose: int) -> Row:
     for text, count in errors.most_common(verbose):
         print(f"  {count} x {text}", flush=True)
     return found
-
-
-def measure_overload(options: argparse.Namespace, deployment: Deployment, samples: Samples) -> int:
-    kinds = frozenset(options.kinds.split(",")) if options.kinds else frozenset({"vector"})
-    calls = Calls(samples, Oracle(), shards=deployment.shape.shards, seed=options.seed, kinds=kinds)
-    overload.peak_per_s(deployment.address, calls, seconds=1, seed=options.seed)
-    peak = overload.peak_per_s(deployment.address, calls, seconds=options.seconds, seed=options.seed)
-    rows = [
-        overload.offer(deployment.address, calls, per_s=factor * peak, seconds=options.seconds, seed=options.seed)
-        for factor in overload.FACTORS
-    ]
-    result = {"shape": asdict(deployment.shape), "kinds": sorted(kinds), "peak_per_s": round(peak, 1)}
-    finish(options, "overload", {**result, "rows": [each.to_json() for each in rows]}, overload.table(peak, rows))
-    return 0
 
 
 def report(options: argparse.Namespace, shape: Shape, per_s: float, rows: Sequence[Row]) -> int:
@@ -158,13 +136,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--products", type=int, default=1200)
     parser.add_argument("--faults", default="*", metavar="NAME,…", help="by name or pattern; default: all")
     parser.add_argument("--list", action="store_true", help="print the names of the faults")
-    parser.add_argument("--overload", action="store_true", help="measure goodput at and beyond the peak, no faults")
-    parser.add_argument(
-        "--kinds",
-        default="",
-        metavar="KIND,…",
-        help="of calls, with --overload; default: vector, of which no answer is cached",
-    )
     parser.add_argument("--rate", type=float, default=0, help="calls a second; 0: half of what a closed loop reaches")
     parser.add_argument("--seconds", type=float, default=8, help="before, during and, at least, after each fault")
     parser.add_argument("--seed", type=int, default=0)
