@@ -59,7 +59,7 @@ StreamHandler = Callable[[Any, Deadline, Permit], AsyncGenerator[Message | bytes
 
 
 class Admission:
-    """Permits, shared by all methods: `max_inflight`, or `min_inflight` while calls wait. For use on one event loop."""
+    """Permits, shared by all methods: `max_inflight`, fewer while calls wait. For use on one event loop."""
 
     def __init__(self, max_inflight: int, min_inflight: int = 64, max_bytes: float = inf) -> None:
         self._max_inflight = max_inflight
@@ -82,9 +82,8 @@ class Admission:
 
     def take(self, calls: int, size: int) -> None:
         """Raises Overloaded at once where too few permits are left."""
-        limit = self._limit.limit
-        if self._inflight and self._inflight + calls > limit:
-            raise self._refusal(f"{self._inflight} calls are in flight, the limit is {limit}")
+        if self._inflight and not self._limit.allows(self._inflight + calls, monotonic()):
+            raise self._refusal(f"{self._inflight} calls are in flight, the limit is {self._limit.limit}")
         if self._bytes and self._bytes + size > self._max_bytes:
             raise self._refusal(f"{self._bytes} bytes of requests are in flight, the limit is {self._max_bytes}")
         self._inflight += calls
