@@ -53,7 +53,11 @@ def ray_cluster() -> Iterator[RayCluster]:
     pytest.importorskip("ray", reason="Ray is not installed (dependency group ray)")
     cluster_utils: Any = import_module("ray.cluster_utils")
     # Processes start slowly where other tests keep all cores busy.
-    waits = {"RAY_raylet_start_wait_time_s": "300", "RAY_health_check_failure_threshold": "30"}
+    waits = {
+        "RAY_gcs_server_port_wait_time_s": "300",
+        "RAY_raylet_start_wait_time_s": "300",
+        "RAY_health_check_failure_threshold": "30",
+    }
     variables = {"PYTHONPATH": str(REPOSITORY), "RAY_USAGE_STATS_ENABLED": "0", **waits}
     with (
         pytest.MonkeyPatch.context() as patch,
