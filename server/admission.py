@@ -108,7 +108,7 @@ class Admission:
 
     def _refusal(self, reason: str) -> Overloaded:
         metrics.REFUSED.inc()
-        return Overloaded(reason, retry_after_s=self._limit.refused())
+        return Overloaded(reason, retry_after_s=self._limit.refused(monotonic()))
 
     def admit(
         self,

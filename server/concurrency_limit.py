@@ -27,6 +27,7 @@ PROBE_WINDOWS, PROBE_SHARE, PROBED_OVERLOAD = 50, 0.25, 0.2
 # More calls than the limit may be in flight for so long: those that a stall holds up, as while a release is loaded, are
 # no overload, and are answered after it. What lasts is one (a standing queue, as in CoDel).
 BURST_S = 1.0
+BURST = 3  # Times the limit, at most.
 STALE_S = 1.0  # After it a window says nothing of now: where all calls are refused no new latencies come.
 _FIRST_RETRY_S, _LAST_RETRY_S = 0.1, 5.0
 
@@ -89,15 +90,16 @@ class ConcurrencyLimit:
         if now_s - self._over_s > BURST_S:
             self._over_since_s = now_s
         self._over_s = now_s
-        return inflight <= self._most and now_s - self._over_since_s < BURST_S
+        return inflight <= min(self._most, BURST * self.limit) and now_s - self._over_since_s < BURST_S
 
     def admitted(self, inflight: int) -> None:
         """A call was admitted; so many are in flight now."""
         self._admitted += 1
         self._peak = max(self._peak, inflight)
 
-    def refused(self) -> float:
+    def refused(self, now_s: float) -> float:
         """A call was refused; the seconds after which to try again. They grow with the calls refused per admitted."""
+        self._over_s = now_s  # For whatever reason: what lasts goes on.
         self._refused += 1
         overload = max(self._overload, self._refused / max(1, self._admitted))
         return min(_LAST_RETRY_S, _FIRST_RETRY_S * (1.0 + overload))

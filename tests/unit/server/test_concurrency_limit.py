@@ -41,7 +41,7 @@ def simulate(limit: ConcurrencyLimit, load: float, *, workers: int = 4, calls: i
         counts = i > calls / 4
         run.offered += counts
         if not limit.allows(len(ends) + 1, now_s):
-            limit.refused()
+            limit.refused(now_s)
             run.refused += counts
             continue
         end_s = max(heapq.heappop(free), now_s) + rng.expovariate(1 / SERVICE_S)
@@ -78,7 +78,7 @@ def test_what_a_stall_holds_up_is_admitted_and_what_lasts_is_refused_until_it_en
             limit.ended(("Search",), 0.001 * 2.0 ** min(i, 40), i + j * 0.01)
     assert [limit.allows(LEAST + 1, 200 + each) for each in (0.0, 0.5, 0.9, 1.1, 1.5, 2.4)] == [True] * 3 + [False] * 3
     assert limit.allows(LEAST, 2.5 + 200)
-    assert not limit.allows(65, 210)  # Whatever the burst.
+    assert not limit.allows(3 * LEAST + 1, 210)  # Whatever the burst.
     assert [limit.allows(LEAST + 1, 220 + each) for each in (0.0, 0.9, 1.1)] == [True, True, False]
 
 
@@ -112,7 +112,7 @@ def test_a_slower_kind_of_call_is_no_sign_of_waiting() -> None:
 def test_a_retry_delay_grows_with_the_calls_that_are_refused_and_is_bounded() -> None:
     limit = ConcurrencyLimit(64, least=LEAST)
     limit.admitted(1)
-    delays = [limit.refused() for _ in range(1000)]
+    delays = [limit.refused(0.0) for _ in range(1000)]
     assert delays == sorted(delays)
     assert delays[0] == pytest.approx(0.2)
     assert delays[-1] == 5.0
