@@ -59,9 +59,9 @@ StreamHandler = Callable[[Any, Deadline, Permit], AsyncGenerator[Message | bytes
 
 
 class Admission:
-    """Permits, shared by all methods: `max_inflight`, fewer while calls wait. For use on one event loop."""
+    """Permits, shared by all methods: `max_inflight`, or `min_inflight` while calls wait. For use on one event loop."""
 
-    def __init__(self, max_inflight: int, min_inflight: int = 64, max_bytes: float = inf) -> None:
+    def __init__(self, max_inflight: int, min_inflight: int = 128, max_bytes: float = inf) -> None:
         self._max_inflight = max_inflight
         self._max_bytes = max_bytes
         self._limit = ConcurrencyLimit(max_inflight, least=min_inflight)
@@ -82,8 +82,9 @@ class Admission:
 
     def take(self, calls: int, size: int) -> None:
         """Raises Overloaded at once where too few permits are left."""
-        if self._inflight and not self._limit.allows(self._inflight + calls, monotonic()):
-            raise self._refusal(f"{self._inflight} calls are in flight, the limit is {self._limit.limit}")
+        limit = self._limit.limit
+        if self._inflight and self._inflight + calls > limit:
+            raise self._refusal(f"{self._inflight} calls are in flight, the limit is {limit}")
         if self._bytes and self._bytes + size > self._max_bytes:
             raise self._refusal(f"{self._bytes} bytes of requests are in flight, the limit is {self._max_bytes}")
         self._inflight += calls
@@ -108,7 +109,7 @@ class Admission:
 
     def _refusal(self, reason: str) -> Overloaded:
         metrics.REFUSED.inc()
-        return Overloaded(reason, retry_after_s=self._limit.refused(monotonic()))
+        return Overloaded(reason, retry_after_s=self._limit.refused())
 
     def admit(
         self,

@@ -24,10 +24,6 @@ LEAST_GRADIENT = 0.5  # One window at most halves the limit.
 # into an overload there is no window without waiting.
 FIRST_PROBE_WINDOWS = 3
 PROBE_WINDOWS, PROBE_SHARE, PROBED_OVERLOAD = 50, 0.25, 0.2
-# More calls than the limit may be in flight for so long: those that a stall holds up, as while a release is loaded, are
-# no overload, and are answered after it. What lasts is one (a standing queue, as in CoDel).
-BURST_S = 1.0
-BURST = 3  # Times the limit, at most.
 STALE_S = 1.0  # After it a window says nothing of now: where all calls are refused no new latencies come.
 _FIRST_RETRY_S, _LAST_RETRY_S = 0.1, 5.0
 
@@ -71,9 +67,6 @@ class ConcurrencyLimit:
         self._peak = 0  # Calls in flight since the last window.
         self._admitted = self._refused = 0  # Since the last window.
         self._overload = 0.0  # Refused per admitted call, in the last window.
-        self._over_since_s = (
-            self._over_s
-        ) = -inf  # When calls beyond the limit began to come, and when the last one did.
         self._windows = PROBE_WINDOWS - FIRST_PROBE_WINDOWS  # With many refusals, since the last probe.
         self._probing = 0  # Windows that are left of a probe: calls of before it end in the first.
 
@@ -83,23 +76,13 @@ class ConcurrencyLimit:
             return max(1, int(self._limit * PROBE_SHARE))
         return int(self._limit)
 
-    def allows(self, inflight: int, now_s: float) -> bool:
-        """Whether so many calls may be in flight."""
-        if inflight <= self.limit:
-            return True
-        if now_s - self._over_s > BURST_S:
-            self._over_since_s = now_s
-        self._over_s = now_s
-        return inflight <= min(self._most, BURST * self.limit) and now_s - self._over_since_s < BURST_S
-
     def admitted(self, inflight: int) -> None:
         """A call was admitted; so many are in flight now."""
         self._admitted += 1
         self._peak = max(self._peak, inflight)
 
-    def refused(self, now_s: float) -> float:
+    def refused(self) -> float:
         """A call was refused; the seconds after which to try again. They grow with the calls refused per admitted."""
-        self._over_s = now_s  # For whatever reason: what lasts goes on.
         self._refused += 1
         overload = max(self._overload, self._refused / max(1, self._admitted))
         return min(_LAST_RETRY_S, _FIRST_RETRY_S * (1.0 + overload))

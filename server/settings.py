@@ -79,7 +79,7 @@ class ServiceSettings(ProcessSettings):
         at_most=65536,
     )
     min_inflight: int = setting(
-        64,
+        128,
         "requests in flight that are admitted however long searches take; where it is no less than max_inflight, that "
         "is the limit",
         at_least=8,
