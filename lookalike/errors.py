@@ -3,6 +3,8 @@
 LookalikeError
 ├── CallerError                 the caller can fix it
 │   ├── InvalidRequest          a field of the request is malformed                 INVALID_ARGUMENT
+│   ├── Unauthenticated         no valid API key or certificate                     UNAUTHENTICATED
+│   ├── PermissionDenied        the caller may not do this                          PERMISSION_DENIED
 │   ├── NotFound                no such product, or it has no such vector           NOT_FOUND
 │   └── FailedPrecondition      the server lacks the space or version               FAILED_PRECONDITION
 ├── ServiceError                the service failed; all but the last may pass by retrying
@@ -34,6 +36,14 @@ class InvalidRequest(CallerError):
         super().__init__(f"{field}: {reason}")
         self.field = field
         self.reason = reason
+
+
+class Unauthenticated(CallerError):
+    """The call has no API key or certificate that the server knows. It does not say which of the two, or why."""
+
+
+class PermissionDenied(CallerError):
+    """The caller is known, and may not do this."""
 
 
 class NotFound(CallerError):

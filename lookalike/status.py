@@ -20,13 +20,17 @@ from lookalike.errors import (
     LookalikeError,
     NotFound,
     Overloaded,
+    PermissionDenied,
     ServiceError,
+    Unauthenticated,
     Unavailable,
 )
 from lookalike.v1.types_pb2 import RequestError
 
 STATUS: Mapping[type[LookalikeError], grpc.StatusCode] = {
     InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
     NotFound: grpc.StatusCode.NOT_FOUND,
     FailedPrecondition: grpc.StatusCode.FAILED_PRECONDITION,
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,

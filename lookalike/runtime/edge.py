@@ -31,6 +31,7 @@ from lookalike.limits import (
     MAX_MESSAGE_BYTES,
     MAX_METADATA_BYTES,
 )
+from lookalike.runtime.call import Call, Guard, begin
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.methods import (
     Bidirectional,
@@ -110,10 +111,17 @@ def error_of_peer(
 class Service(grpc.ServiceRpcHandler):
     """The gRPC handler of one service, which also tells its methods to a server that calls them without grpcio."""
 
-    def __init__(self, name: str, methods: Sequence[Method], stall_s: float = STALL_S) -> None:
+    def __init__(
+        self, name: str, methods: Sequence[Method], stall_s: float = STALL_S, guard: Guard | None = None
+    ) -> None:
         self.methods = methods
         self._name = name
-        self._handlers = {method.path: _method_handler(method, stall_s) for method in methods}
+        self._stall_s = stall_s
+        self._handlers = {method.path: _method_handler(method, stall_s, guard) for method in methods}
+
+    def guarded(self, guard: Guard | None) -> Service:
+        """This service, of whose calls only those are answered that the guard lets pass."""
+        return Service(self._name, self.methods, self._stall_s, guard)
 
     def service_name(self) -> str:
         return self._name
@@ -151,17 +159,28 @@ def handler(
     )
 
 
-def _method_handler(method: Method, stall_s: float) -> grpc.RpcMethodHandler[Any, Any]:
+def _method_handler(method: Method, stall_s: float, guard: Guard | None) -> grpc.RpcMethodHandler[Any, Any]:
     if method.streams_requests:  # And replies, too: there is no client stream with one reply.
-        return grpc.stream_stream_rpc_method_handler(_bidirectional_handler(method, stall_s), None, serialize)
+        return grpc.stream_stream_rpc_method_handler(_bidirectional_handler(method, stall_s, guard), None, serialize)
     if method.streams_replies:
-        return grpc.unary_stream_rpc_method_handler(_streaming_handler(method, stall_s), None, serialize)
-    return grpc.unary_unary_rpc_method_handler(_unary_handler(method), None, serialize)
+        return grpc.unary_stream_rpc_method_handler(_streaming_handler(method, stall_s, guard), None, serialize)
+    return grpc.unary_unary_rpc_method_handler(_unary_handler(method, guard), None, serialize)
 
 
-def _unary_handler(method: Method) -> Callable[..., Awaitable[Message | bytes]]:
+def _begin(method: Method, context: grpc.aio.ServicerContext[Any, Any], guard: Guard | None) -> None:
+    """Make this the current call of its task. Raises what the guard refuses it with."""
+    metadata: Any = context.invocation_metadata() or ()
+    begin(Call(method.path, metadata, context.peer(), _identities(context)), guard)
+
+
+def _identities(context: grpc.aio.ServicerContext[Any, Any]) -> Sequence[str]:
+    return [name.decode("utf-8", "replace") for name in context.peer_identities() or ()]
+
+
+def _unary_handler(method: Method, guard: Guard | None) -> Callable[..., Awaitable[Message | bytes]]:
     async def call(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Message | bytes:
         try:
+            _begin(method, context, guard)
             reply: Message | bytes = await method.function(
                 method.parse(request), Deadline.after(context.time_remaining())
             )
@@ -172,9 +191,12 @@ def _unary_handler(method: Method) -> Callable[..., Awaitable[Message | bytes]]:
     return call
 
 
-def _streaming_handler(method: Method, stall_s: float) -> Callable[..., AsyncIterator[Message | bytes]]:
+def _streaming_handler(
+    method: Method, stall_s: float, guard: Guard | None
+) -> Callable[..., AsyncIterator[Message | bytes]]:
     async def call(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Message | bytes]:
         try:
+            _begin(method, context, guard)
             replies = method.function(method.parse(request), Deadline.after(context.time_remaining()))
             async with aclosing(replies):
                 async for reply in replies:
@@ -186,7 +208,9 @@ def _streaming_handler(method: Method, stall_s: float) -> Callable[..., AsyncIte
     return call
 
 
-def _bidirectional_handler(method: Method, stall_s: float) -> Callable[..., AsyncIterator[Message | bytes]]:
+def _bidirectional_handler(
+    method: Method, stall_s: float, guard: Guard | None
+) -> Callable[..., AsyncIterator[Message | bytes]]:
     async def parsed(requests: AsyncIterator[bytes]) -> AsyncIterator[Message | bytes]:
         async for request in requests:
             yield method.parse(request)
@@ -195,6 +219,7 @@ def _bidirectional_handler(method: Method, stall_s: float) -> Callable[..., Asyn
         requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[Message | bytes]:
         try:
+            _begin(method, context, guard)
             replies = method.function(parsed(requests), Deadline.after(context.time_remaining()))
             async with aclosing(replies):
                 async for reply in replies:
@@ -263,13 +288,17 @@ def auto_implementation() -> str:
     return "native" if find_spec("pygrpc_native") else "grpcio"
 
 
-def server(handlers: Sequence[grpc.GenericRpcHandler], implementation: str = "auto") -> grpc.aio.Server:
+def server(
+    handlers: Sequence[grpc.GenericRpcHandler], implementation: str = "auto", *, guard: Guard | None = None
+) -> grpc.aio.Server:
     """A gRPC server with these handlers; it has no port yet.
 
     implementation: "native": the HTTP/2 of pygrpc-native; "grpcio"; "auto": native where that package is installed.
+    guard:          refuses calls of the handlers that `handler` makes, whoever speaks HTTP/2; None: all pass.
     """
     if implementation == "auto":
         implementation = auto_implementation()
+    handlers = [each.guarded(guard) if isinstance(each, Service) else each for each in handlers]
     methods = [method for each in handlers if isinstance(each, Service) for method in each.methods]
     if implementation == "grpcio" or not methods:
         return grpc.aio.server(handlers=handlers, options=(*_SERVER_OPTIONS, *_CONNECTION_AGE))
@@ -278,4 +307,4 @@ def server(handlers: Sequence[grpc.GenericRpcHandler], implementation: str = "au
     except ImportError as error:
         reason = f"the native gRPC server needs the package pygrpc-native: pip install 'pygrpc-native<0.6' ({error})"
         raise BadSettings(reason) from error
-    return NativeServer(methods, grpc.aio.server(handlers=handlers, options=_SERVER_OPTIONS))
+    return NativeServer(methods, grpc.aio.server(handlers=handlers, options=_SERVER_OPTIONS), guard)

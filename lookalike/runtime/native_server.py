@@ -14,6 +14,7 @@ import signal
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -28,6 +29,7 @@ from lookalike.limits import (
     MAX_MESSAGE_BYTES,
     MAX_METADATA_BYTES,
 )
+from lookalike.runtime.call import Call, Guard, begin
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.methods import Method, ThreadedUnary, serialize, status_of
 from lookalike.status import Trailer
@@ -40,6 +42,19 @@ _MAX_EVENTS = 256
 _LAST_REPLIES_S = 0.2
 
 
+@dataclass(slots=True)  # Not frozen: see Call.
+class _Call:
+    """A call that has arrived, and that the guard has let pass."""
+
+    method: Method
+    payload: bytes
+    call: Call
+    deadline: Deadline
+
+
+_Event = tuple[int, "_Call | None"]  # A call and its id, or the id of one that was cancelled.
+
+
 class NativeServer(grpc.aio.Server):
     """A server of one port. Unary methods are native, the rest is the grpcio server's.
 
@@ -47,7 +62,8 @@ class NativeServer(grpc.aio.Server):
     every millisecond takes twice the CPU of the way through the grpcio server, at a twelfth of the rate.
     """
 
-    def __init__(self, methods: Sequence[Method], grpcio_server: grpc.aio.Server) -> None:
+    def __init__(self, methods: Sequence[Method], grpcio_server: grpc.aio.Server, guard: Guard | None = None) -> None:
+        self._guard = guard
         self._methods = [method for method in methods if not (method.streams_requests or method.streams_replies)]
         self._grpcio_server = grpcio_server
         self._tasks: dict[int, asyncio.Task[None]] = {}
@@ -132,30 +148,43 @@ class NativeServer(grpc.aio.Server):
         """Hand on what arrives until the server is closed. Without this thread the process is of no use."""
         try:
             while (events := self._front.recv_batch_details(_MAX_EVENTS)) is not None:
-                if others := [event for event in events if not self._take(event)]:
+                if others := [other for event in events if (other := self._take(event)) is not None]:
                     loop.call_soon_threadsafe(self._accept, others)
         except Exception:
             if not loop.is_closed():
                 log.critical("receiving calls failed; stopping", exc_info=True)
                 signal.raise_signal(signal.SIGTERM)
 
-    def _take(self, event: tuple[Any, ...]) -> bool:
-        """Submit a call to the threads that answer it, or cancel it there; False if it is not theirs but the loop's."""
+    def _take(self, event: tuple[Any, ...]) -> _Event | None:
+        """Refuse a call, submit it to the threads that answer it, or cancel it there; else it is the event loop's."""
         kind, call_id, method_id, payload, _, details = event
         if kind == EVENT_CANCEL:
-            if (submitted := self._submitted.get(call_id)) is not None:
-                submitted.cancel()  # No effect where a thread is at work: its reply is dropped.
-            return submitted is not None
-        function = self._methods[method_id].function
-        if not isinstance(function, ThreadedUnary) or len(payload) > MAX_MESSAGE_BYTES:
-            return False
-        with self._submitting:
-            return not self._stopping and self._submit(call_id, method_id, payload, Deadline.after(details[2]))
-
-    def _submit(self, call_id: int, method_id: int, payload: bytes, deadline: Deadline) -> bool:
+            if (submitted := self._submitted.get(call_id)) is None:
+                return call_id, None
+            submitted.cancel()  # No effect where a thread is at work: its reply is dropped.
+            return None
         method = self._methods[method_id]
+        metadata, peer, left_s = details
+        call = _Call(method, payload, Call(method.path, metadata, peer), Deadline.after(left_s))
+        if len(payload) > MAX_MESSAGE_BYTES:
+            self._fail(call_id, grpc.StatusCode.RESOURCE_EXHAUSTED, _too_large("Received", payload))
+            return None
         try:
-            reply: bytes | Future[bytes] | None = method.function.submit(method.parse(payload), deadline)
+            begin(call.call, self._guard)
+        except Exception as error:
+            self._fail(call_id, *status_of(error))
+            return None
+        if isinstance(method.function, ThreadedUnary):
+            with self._submitting:
+                if not self._stopping and self._submit(call_id, call):
+                    return None
+        return call_id, call
+
+    def _submit(self, call_id: int, call: _Call) -> bool:
+        """Whether the threads of its method answer it."""
+        reply: bytes | Future[bytes] | None
+        try:
+            reply = call.method.function.submit(call.method.parse(call.payload), call.deadline)
         except Exception as error:
             self._fail(call_id, *status_of(error))
             return True
@@ -176,18 +205,14 @@ class NativeServer(grpc.aio.Server):
         else:
             self._respond(call_id, reply.result())
 
-    def _accept(self, events: list[tuple[Any, ...]]) -> None:
-        for kind, call_id, method_id, payload, _, details in events:
-            if kind == EVENT_CANCEL:
+    def _accept(self, events: Sequence[_Event]) -> None:
+        for call_id, call in events:
+            if call is None:
                 self._cancel(call_id)
             elif self._stopping:
                 self._fail_ended(call_id)
-            elif len(payload) > MAX_MESSAGE_BYTES:
-                self._fail(call_id, grpc.StatusCode.RESOURCE_EXHAUSTED, _too_large("Received", payload))
             else:
-                deadline = Deadline.after(details[2])
-                answer = self._answer(call_id, self._methods[method_id], payload, deadline)
-                self._tasks[call_id] = asyncio.create_task(answer)
+                self._tasks[call_id] = asyncio.create_task(self._answer(call_id, call))
 
     def _cancel(self, call_id: int) -> None:
         """Cancel the task of a call whose caller has gone, or whose deadline has passed."""
@@ -196,9 +221,12 @@ class NativeServer(grpc.aio.Server):
             task.add_done_callback(lambda _: self._tasks.pop(call_id, None))
             task.cancel()
 
-    async def _answer(self, call_id: int, method: Method, payload: bytes, deadline: Deadline) -> None:
+    async def _answer(self, call_id: int, call: _Call) -> None:
+        begin(call.call, None)  # The guard has let it pass.
         try:
-            self._respond(call_id, serialize(await method.function(method.parse(payload), deadline)))
+            self._respond(
+                call_id, serialize(await call.method.function(call.method.parse(call.payload), call.deadline))
+            )
         except Exception as error:
             self._fail(call_id, *status_of(error))
         except asyncio.CancelledError:

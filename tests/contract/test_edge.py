@@ -20,9 +20,10 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from lookalike.channels import aio_channel, aio_channels
-from lookalike.errors import InvalidRequest, NotFound, OperatorError, Overloaded
+from lookalike.errors import InvalidRequest, NotFound, OperatorError, Overloaded, PermissionDenied, Unauthenticated
 from lookalike.limits import MAX_MESSAGE_BYTES
 from lookalike.runtime import edge, lifecycle
+from lookalike.runtime.call import Call, Guard, current
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.listening import GOAWAY
 from lookalike.runtime.settings import ProcessSettings
@@ -76,9 +77,11 @@ def implementation(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def serve(implementation: str) -> Server:
     @asynccontextmanager
-    async def serve(unary: Any = echo, stream: Any = no_stream, both: Any = echo_each) -> AsyncIterator[Any]:
+    async def serve(
+        unary: Any = echo, stream: Any = no_stream, both: Any = echo_each, guard: Guard | None = None
+    ) -> AsyncIterator[Any]:
         handler = edge.handler(SERVICE, {"Unary": unary, "Stream": stream, "Both": both})
-        server = edge.server([handler], implementation)
+        server = edge.server([handler], implementation, guard=guard)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         try:
@@ -120,6 +123,64 @@ async def test_a_channel_to_several_servers_calls_them_by_turns(implementation: 
                 assert await call(request(), timeout=PARENT_S) == request()
     finally:
         await asyncio.gather(*(server.stop(None) for server in servers))
+
+
+def see_current_call() -> Message:
+    call = current()
+    return BytesValue(value=f"{call.method} {call.value('x-name')} {call.peer.partition(':')[0]}".encode())
+
+
+async def see_unary(request: BytesValue, deadline: Deadline) -> Message:
+    return see_current_call()
+
+
+async def see_stream(request: BytesValue, deadline: Deadline) -> AsyncIterator[Message]:
+    yield see_current_call()
+
+
+async def see_each(requests: AsyncIterator[BytesValue], deadline: Deadline) -> AsyncGenerator[Message | bytes, None]:
+    async for _ in requests:
+        yield see_current_call()
+
+
+SEEN_ON_A_THREAD = edge.ThreadedUnary(lambda request, deadline: see_current_call().SerializeToString())
+
+
+@pytest.mark.parametrize("unary", [see_unary, SEEN_ON_A_THREAD, edge.ThreadedUnary(lambda *_: None, see_unary)])
+async def test_a_method_can_look_up_the_call_that_it_answers(serve: Server, unary: Any) -> None:
+    metadata = (("x-name", "anna"), ("x-bytes-bin", b"\x00\xff"))
+    async with serve(unary, see_stream, see_each) as (channel, _):
+        reply = BytesValue.FromString(await channel.unary_unary(UNARY)(request(), metadata=metadata)).value.decode()
+        streamed = [each async for each in channel.unary_stream(STREAM)(request(), metadata=metadata)]
+        both = [each async for each in channel.stream_stream(BOTH)(iter([request()]), metadata=metadata)]
+    assert reply == f"{UNARY} anna ipv4"
+    assert BytesValue.FromString(streamed[0]).value.decode().startswith(f"{STREAM} anna ")
+    assert BytesValue.FromString(both[0]).value.decode().startswith(f"{BOTH} anna ")
+
+
+@pytest.mark.parametrize("unary", [echo, edge.ThreadedUnary(lambda request, _: request.SerializeToString())])
+async def test_a_guard_refuses_calls_of_any_kind_before_their_requests_are_parsed(serve: Server, unary: Any) -> None:
+    asked = []
+
+    def guard(call: Call) -> None:
+        asked.append(call.method)
+        if call.value("x-key") == "stranger":
+            raise PermissionDenied("not you")
+        if call.value("x-key") != "secret":
+            raise Unauthenticated("no key")
+
+    async with serve(unary, see_stream, guard=guard) as (channel, _):
+        for key, code in (("", "UNAUTHENTICATED"), ("stranger", "PERMISSION_DENIED")):
+            metadata = (("x-key", key),)
+            calls = [
+                await failure(channel.unary_unary(UNARY)(b"\xff", metadata=metadata)),
+                await failure(channel.unary_stream(STREAM)(b"\xff", metadata=metadata).read()),
+                await failure(channel.stream_stream(BOTH)(iter([b"\xff"]), metadata=metadata).read()),
+            ]
+            assert [error.code().name for error in calls] == [code] * 3
+        asked.clear()
+        assert await channel.unary_unary(UNARY)(request(), metadata=(("x-key", "secret"),)) == request()
+        assert asked == [UNARY]
 
 
 async def test_a_message_and_bytes_are_both_answers(serve: Server) -> None:
