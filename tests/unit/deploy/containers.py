@@ -16,7 +16,7 @@ class Stage:
 
     name: str
     base: str
-    sources: list[str] = field(default_factory=list)  # Copied from the repository.
+    sources: list[str] = field(default_factory=list)  # Copied from the repository, if need be through `sources`.
     stages: list[str] = field(default_factory=list)  # Copied from other stages.
     runs: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
@@ -47,7 +47,9 @@ def parse(text: str) -> dict[str, Stage]:
 def _apply(stage: Stage, instruction: str, rest: str) -> None:
     if instruction == "COPY":
         *sources, _ = rest.split()
-        if sources[0].startswith("--from="):
+        if sources[0] == "--from=sources":
+            stage.sources += [source.removeprefix("/app/") for source in sources[1:]]
+        elif sources[0].startswith("--from="):
             stage.stages.append(sources[0].removeprefix("--from="))
         else:
             stage.sources += sources
