@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := lookalike encoders index server node pipeline loadtest benchmarks tests
 
-.PHONY: help demo test check fmt protos bench load lock clean
+.PHONY: help demo test check fmt protos bench load lock pin sbom audit clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -46,6 +46,15 @@ protos: .venv/ready  ## Regenerate the gRPC stubs.
 
 lock: .venv/ready  ## Pin the newest versions that pyproject.toml allows, for development and for each role.
 	tools/lock.sh
+
+pin:  ## Pin the images of others in deploy/ by digest. REGISTRY=URL: where those are that name none. CHECK=1: change nothing.
+	$(PYTHON) tools/pin_images.py --registry '$(REGISTRY)' $(if $(CHECK),--check)
+
+sbom: .venv/ready  ## List what is in each image, as CycloneDX, in dist/sbom.
+	$(BIN)/python tools/sbom.py dist/sbom
+
+audit: .venv/ready  ## Hold the lock files against known advisories. Needs the network; says so where it is not there.
+	$(BIN)/python tools/audit.py
 
 bench: .venv/ready  ## Run the benchmarks, about ten minutes; results go to benchmarks/results.
 	for name in vector_search cache_hits image_queries demo_start; do $(BIN)/python -m benchmarks.$$name || exit 1; done
