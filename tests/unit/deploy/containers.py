@@ -76,6 +76,6 @@ def locked_packages(path: Path) -> dict[str, str]:
     for line in path.read_text(encoding="utf-8").splitlines():
         if match := re.match(r"([a-z0-9-]+)==(\S+)(?: ; (.*?))?(?: \\)?$", line):
             marker = match[3] or ""
-            if "'never'" not in marker and "'win32'" not in marker and ">= '3.12'" not in marker:
+            if not any(value in marker for value in ("'never'", "'win32'", ">= '3.12'", "< '3.11.3'")):
                 packages[match[1]] = match[2]
     return packages
