@@ -3,19 +3,18 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
-UV_VERSION := 0.13.9
 PACKAGES := lookalike encoders index server node pipeline loadtest benchmarks tests
 
-.PHONY: help demo test check fmt protos bench load lock clean
+.PHONY: help demo test check fmt protos bench load lock pin sbom audit clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
 
-.venv/ready: requirements/dev.lock
+.venv/ready: requirements/build.lock requirements/dev.lock
 	$(PYTHON) -c 'import sys; sys.exit("Lookalike needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes -r requirements/build.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-build-isolation --require-hashes -r requirements/dev.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	touch $@
 
@@ -47,6 +46,15 @@ protos: .venv/ready  ## Regenerate the gRPC stubs.
 
 lock: .venv/ready  ## Pin the newest versions that pyproject.toml allows, for development and for each role.
 	tools/lock.sh
+
+pin:  ## Pin the images of others in deploy/ by digest. REGISTRY=URL: where those are that name none. CHECK=1: change nothing.
+	$(PYTHON) tools/pin_images.py --registry '$(REGISTRY)' $(if $(CHECK),--check)
+
+sbom: .venv/ready  ## List what is in each image, as CycloneDX, in dist/sbom.
+	$(BIN)/python tools/sbom.py dist/sbom
+
+audit: .venv/ready  ## Hold the lock files against known advisories. Needs the network; says so where it is not there.
+	$(BIN)/python tools/audit.py
 
 bench: .venv/ready  ## Run the benchmarks, about ten minutes; results go to benchmarks/results.
 	for name in vector_search cache_hits image_queries demo_start; do $(BIN)/python -m benchmarks.$$name || exit 1; done

@@ -219,7 +219,9 @@ class Searcher:
                 results, contributions = await explainer.explain(explained, results, deadline)
         shortfalls = self.recall.shortfalls(snapshot.version)
         answer = build_answer(query, snapshot, route, results, hits, contributions=contributions, shortfalls=shortfalls)
-        if self.cache is not None and key and answer.complete:
+        # Contributions name the words of a text, which are kept nowhere (docs/data-protection.md).
+        has_words = query.explain and ExampleSource.TEXT in query.sources
+        if self.cache is not None and key and answer.complete and not has_words:
             depends_on = chain(hits.products, (stored.serialized for stored in products.values()))
             filtered = bool(shard_query.filter or shard_query.max_per_shop)
             self.cache.put(key, pack_answer(answer, basis_of(known, began_s, depends_on, filtered=filtered)))

@@ -8,8 +8,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=.cache/gpu-venv
 test -x "$venv/bin/python" || "${PYTHON:-python3}" -m venv "$venv"
-"$venv/bin/pip" install --quiet --disable-pip-version-check uv
-"$venv/bin/uv" pip install --quiet --python "$venv/bin/python" -r pyproject.toml --group gpu --group gateway
+"$venv/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: --require-hashes -r requirements/build.lock
+"$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --no-build-isolation --require-hashes -r requirements/gpu.lock
 "$venv/bin/python" - <<'PYTHON'
 import sys
 from index.backends.device import unavailable_reason

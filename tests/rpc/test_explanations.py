@@ -187,16 +187,33 @@ async def test_without_explain_the_text_encoder_is_not_asked_to_leave_out_words(
 
 
 async def test_an_explained_answer_is_cached_with_its_contributions_and_shared_with_the_equivalent_call() -> None:
+    example = photo(3)
     async with scripted_system() as system:
-        first = await explained(system, [Example(text="p03 p08")], space=SPACE_TEXT, limit=100, min_score=0.95)
-        again = await system.search.FindDuplicates(
-            FindDuplicatesRequest(example=Example(text="p03 p08"), min_score=0.95, explain=True)
+        first = await explained(system, [example, photo(8)], space=SPACE_IMAGE, limit=100)
+        again = await explained(system, [example, photo(8)], space=SPACE_IMAGE, limit=100)
+        one = await explained(system, [example], space=SPACE_IMAGE, limit=100, min_score=0.95)
+        same = await system.search.FindDuplicates(
+            FindDuplicatesRequest(example=example, space=SPACE_IMAGE, min_score=0.95, explain=True)
         )
-        request = SearchRequest(examples=[Example(text="p03 p08")], space=SPACE_TEXT)
-        plain = await system.search.Search(request)
+        plain = await system.search.Search(SearchRequest(examples=[example, photo(8)], space=SPACE_IMAGE, limit=100))
     assert again.provenance.cached
+    assert same.provenance.cached
     assert again.hits == first.hits
+    assert same.hits == one.hits
+    assert all(hit.contributions for hit in first.hits)
     assert not plain.provenance.cached
+
+
+async def test_an_answer_that_holds_words_of_a_text_is_not_kept() -> None:
+    async with scripted_system() as system:
+        first = await explained(system, [Example(text="p03 p08")], space=SPACE_TEXT)
+        again = await explained(system, [Example(text="p03 p08")], space=SPACE_TEXT)
+        request = SearchRequest(examples=[Example(text="p03 p08")], space=SPACE_TEXT)
+        plain = [await system.search.Search(request) for _ in range(2)]
+    assert {each.word for hit in first.hits for each in hit.contributions} == {"p03", "p08"}
+    assert again.hits == first.hits
+    assert not again.provenance.cached
+    assert plain[1].provenance.cached
 
 
 @pytest.mark.parametrize("error", [Unavailable("down"), Overloaded("full")])

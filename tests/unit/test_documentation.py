@@ -18,6 +18,7 @@ DOCUMENTS = sorted(
     for path in (*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md"), REPOSITORY / "benchmarks" / "README.md")
 )
 MAP = (REPOSITORY / "ARCHITECTURE.md").read_text(encoding="utf-8")
+SECURITY = (REPOSITORY / "SECURITY.md").read_text(encoding="utf-8")
 GLOSSARY = (REPOSITORY / "docs" / "glossary.md").read_text(encoding="utf-8")
 
 
@@ -52,9 +53,12 @@ def symbols(path: str) -> frozenset[str]:
     return frozenset(defined(ast.parse(text)))
 
 
-PATHS = [
-    name for name in in_backticks(MAP) if re.fullmatch(r"[\w./-]+/[\w./-]*(::\w+)?|[\w-]+\.(py|toml|md|sh|proto)", name)
-]
+def paths_in(text: str) -> list[str]:
+    form = r"[\w./-]+/[\w./-]*(::\w+)?|[\w-]+\.(py|toml|md|sh|proto)"
+    return [name for name in in_backticks(text) if re.fullmatch(form, name)]
+
+
+PATHS = paths_in(MAP)
 NAMES = [name for name in in_backticks(MAP) if re.fullmatch(r"(?:[A-Z][a-z0-9]+){2,}|\w+\(\)", name)]
 
 
@@ -64,12 +68,22 @@ def test_the_map_is_short_enough_to_be_read() -> None:
     assert NAMES
 
 
-@pytest.mark.parametrize("name", PATHS)
-def test_every_path_and_test_that_the_map_names_is_there(name: str) -> None:
+@pytest.mark.parametrize("name", PATHS + [name for name in paths_in(SECURITY) if name not in (*PATHS, "dist/sbom")])
+def test_every_path_and_test_that_the_map_or_the_threat_model_names_is_there(name: str) -> None:
     path, _, symbol = name.partition("::")
     assert (REPOSITORY / path).exists(), path
     if symbol:
         assert symbol in symbols(path), f"{path} has no {symbol}"
+
+
+def test_every_threat_has_a_guard_and_a_test() -> None:
+    section = SECURITY.partition("\n## Threats\n")[2].partition("\n## ")[0]
+    rows = [line.strip("|").split(" | ") for line in section.splitlines() if line.startswith("| ")]
+    threats = [row for row in rows if row[0].strip() not in ("threat", "---")]
+    assert len(threats) > 30
+    for threat, guard, test in threats:
+        assert guard.strip(), threat
+        assert re.search(r"`tests/|<!-- test: pending", test), threat
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -16,7 +16,7 @@ class Stage:
 
     name: str
     base: str
-    sources: list[str] = field(default_factory=list)  # Copied from the repository.
+    sources: list[str] = field(default_factory=list)  # Copied from the repository, if need be through `sources`.
     stages: list[str] = field(default_factory=list)  # Copied from other stages.
     runs: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
@@ -47,7 +47,9 @@ def parse(text: str) -> dict[str, Stage]:
 def _apply(stage: Stage, instruction: str, rest: str) -> None:
     if instruction == "COPY":
         *sources, _ = rest.split()
-        if sources[0].startswith("--from="):
+        if sources[0] == "--from=sources":
+            stage.sources += [source.removeprefix("/app/") for source in sources[1:]]
+        elif sources[0].startswith("--from="):
             stage.stages.append(sources[0].removeprefix("--from="))
         else:
             stage.sources += sources
@@ -74,6 +76,6 @@ def locked_packages(path: Path) -> dict[str, str]:
     for line in path.read_text(encoding="utf-8").splitlines():
         if match := re.match(r"([a-z0-9-]+)==(\S+)(?: ; (.*?))?(?: \\)?$", line):
             marker = match[3] or ""
-            if "'never'" not in marker and "'win32'" not in marker and ">= '3.12'" not in marker:
+            if not any(value in marker for value in ("'never'", "'win32'", ">= '3.12'", "< '3.11.3'")):
                 packages[match[1]] = match[2]
     return packages

@@ -185,11 +185,12 @@ def _label(labels: Mapping[str, Any], document: Document) -> None:
 
 
 def _tag(image: Mapping[str, Any], document: Document) -> None:
-    _check_fields(image, {"name", "newTag"}, "images")
+    _check_fields(image, {"name", "newTag", "digest"}, "images")
+    digest = f"@{image['digest']}" if "digest" in image else ""
     for spec in pod_specs(document):
         for container in [*spec.get("initContainers", []), *spec["containers"]]:
             if container["image"].split(":")[0] == image["name"]:
-                container["image"] = f"{image['name']}:{image['newTag']}"
+                container["image"] = f"{image['name']}:{image['newTag']}{digest}"
 
 
 def _scale(replicas: Mapping[str, Any], resources: list[Resource]) -> None:

@@ -502,3 +502,28 @@ def test_the_command_ends_with_the_status_of_a_refusal_and_prints_every_reason(
     assert result["gate"]["refused"]
     assert result["products"] == COUNT
     assert command.main([*arguments, "--accept", "products"], {}, verify=Gate(REFUSING)) == 0
+
+
+def test_a_product_that_left_the_catalogue_is_in_no_version_once_two_newer_ones_were_made(shop: Shop) -> None:
+    """docs/data-protection.md promises it, and says that the records of releases name it still."""
+
+    def files_with(text: bytes) -> set[str]:
+        root = shop.options.location
+        found = {
+            path.relative_to(root).parts[0] for path in root.rglob("*") if path.is_file() and text in path.read_bytes()
+        }
+        return found - {".features"}  # Compressed.
+
+    title = b"white lamp and green shirt"
+    products = shop.directory / "products.jsonl"
+    row = json.loads(products.read_text(encoding="utf-8").partition("\n")[0])
+    with products.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row | {"id": "erased", "title": title.decode()}) + "\n")
+    first = shop.update()
+    assert first.version in files_with(title)
+    for price in (50, 60):
+        shop.change_prices(price)
+        last = shop.update(keep=0)
+    assert first.version not in shop.location.list_versions()
+    assert last.version not in files_with(title)
+    assert files_with(title) <= {"releases"}
