@@ -3,7 +3,7 @@
 freshness  1,000 vector-ready events a second for 30 s, whole products and patches by turns: from when each was
            published until its change was durable and searchable, by the worker's own histogram
 photos     new photos from a web server, as fast as they go, against the model alone in the same run
-replay     a day's events, all in the stream before the worker starts: rate, and peak memory of worker and node
+replay     a day's events, all in the stream before the worker starts: rate, and memory of every process over time
 
     python -m benchmarks.events [--parts freshness,photos,replay] [--events 1000000] [--folder DIR]
 """
@@ -28,7 +28,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.change_stream import build_index
 from benchmarks.image_queries import index_some, random_photo
-from benchmarks.meter import COMMAND, cpu_s, write
+from benchmarks.meter import COMMAND, cpu_s, memory, with_children, write
 from encoders.image.client import ImageEncoder
 from encoders.image.preprocessing import preprocess
 from encoders.image.signature import DEFAULT_INPUT_PX
@@ -54,6 +54,7 @@ CAVEATS = (
 )
 _TICK_S = 0.01
 _APPEND = 500
+_MEMORY_S = 20.0  # Between two looks at the memory of all processes.
 
 
 def main() -> None:
@@ -155,6 +156,11 @@ class System:
         bounds[-1] = bounds[-2]
         found = {f"p{each:g}_ms": np.interp(each / 100 * counts[-1], counts, bounds) * 1e3 for each in (50, 99, 99.9)}
         return {name: round(float(value), 1) for name, value in found.items()} | {"events": counts[-1]}
+
+    def memory_mib(self) -> dict[str, list[int]]:
+        """Of each process and its children: resident memory, and of it what no file is mapped to."""
+        found = {name: memory(with_children([pid])) for name, pid in self.processes.pids().items()}
+        return {name: [each.rss_bytes >> 20, each.own_bytes >> 20] for name, each in found.items()}
 
     async def until_done(self) -> None:
         stream = await open_redis_stream(self.settings)
@@ -309,15 +315,26 @@ async def replay(system: System, vectors: F32, count: int) -> dict[str, Any]:
     system.start_node()
     began_s = time.monotonic()
     system.start_worker()
+    samples: dict[str, dict[str, list[int]]] = {}
+    watching = asyncio.create_task(_watch_memory(system, began_s, samples))
     await system.until_done()
     took_s = time.monotonic() - began_s
+    watching.cancel()
+    samples[f"{took_s:.0f}"] = system.memory_mib()
     return {
         "events": count,
         "seconds": round(took_s, 1),
         "events per second": round(count / took_s),
         "cpu_us per event": {name: round(cpu_s(system.pid(name)) / count * 1e6, 1) for name in ("worker", "node")},
         "peak MiB": {name: system.peak_mib(name) for name in ("worker", "node", "redis")},
+        "MiB after seconds, resident and of it of no file": samples,
     }
+
+
+async def _watch_memory(system: System, began_s: float, samples: dict[str, dict[str, list[int]]]) -> None:
+    while True:
+        samples[f"{time.monotonic() - began_s:.0f}"] = system.memory_mib()
+        await asyncio.sleep(_MEMORY_S)
 
 
 if __name__ == "__main__":
