@@ -3,9 +3,9 @@
 freshness  1,000 vector-ready events a second for 30 s, whole products and patches by turns: from when each was
            published until its change was durable and searchable, by the worker's own histogram
 photos     new photos from a web server, as fast as they go, against the model alone in the same run
-replay     a day's events, all in the stream before the worker starts: rate, and peak memory of worker and node
+replay     a day's events, all in the stream before the worker starts: rate, and memory of every process over time
 
-    python -m benchmarks.events [--parts freshness,photos,replay] [--events 1000000] [--folder DIR]
+    python -m benchmarks.events [--parts freshness,photos,replay] [--events 1000000] [--minutes 60] [--folder DIR]
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -28,12 +29,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.change_stream import build_index
 from benchmarks.image_queries import index_some, random_photo
-from benchmarks.meter import COMMAND, cpu_s, write
+from benchmarks.meter import COMMAND, cpu_s, memory, with_children, write
 from encoders.image.client import ImageEncoder
 from encoders.image.preprocessing import preprocess
 from encoders.image.signature import DEFAULT_INPUT_PX
 from lookalike.changes import patch_change, upsert_change
 from lookalike.channels import aio_channel
+from lookalike.errors import Unavailable
 from lookalike.local import process_specs
 from lookalike.local.probes import accepts_connections, free_ports, is_serving, redis_answers
 from lookalike.local.supervisor import Supervisor
@@ -54,12 +56,14 @@ CAVEATS = (
 )
 _TICK_S = 0.01
 _APPEND = 500
+_MEMORY_S = 20.0  # Between two looks at the memory of all processes.
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--events", type=int, default=1_000_000, help="of the replay")
+    parser.add_argument("--minutes", type=float, default=60, help="that the replay takes at most")
     parser.add_argument("--folder", type=Path, help="keep the index here, and use the one that is here")
     parser.add_argument("--serve-photos", type=int, metavar="PORT", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -85,7 +89,7 @@ async def _run(part: str, folder: Path, scratch: Path, options: argparse.Namespa
             case "photos":
                 return await photos(system)
             case "replay":
-                return await replay(system, np.load(folder / "vectors.npy"), options.events)
+                return await replay(system, np.load(folder / "vectors.npy"), options.events, options.minutes * 60)
         raise SystemExit(f"{part}: not one of {', '.join(PARTS)}")
 
 
@@ -155,6 +159,11 @@ class System:
         bounds[-1] = bounds[-2]
         found = {f"p{each:g}_ms": np.interp(each / 100 * counts[-1], counts, bounds) * 1e3 for each in (50, 99, 99.9)}
         return {name: round(float(value), 1) for name, value in found.items()} | {"events": counts[-1]}
+
+    def memory_mib(self) -> dict[str, list[int]]:
+        """Of each process and its children: resident memory, and of it what no file is mapped to."""
+        found = {name: memory(with_children([pid])) for name, pid in self.processes.pids().items()}
+        return {name: [each.rss_bytes >> 20, each.own_bytes >> 20] for name, each in found.items()}
 
     async def until_done(self) -> None:
         stream = await open_redis_stream(self.settings)
@@ -299,24 +308,39 @@ def serve_photos(port: int) -> None:
     ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
 
 
-async def replay(system: System, vectors: F32, count: int) -> dict[str, Any]:
+async def replay(system: System, vectors: F32, count: int, at_most_s: float) -> dict[str, Any]:
     system.start_redis()
     stream = await open_redis_stream(system.settings)
     made = vector_ready(vectors, 1)
     for start in range(0, count, _APPEND):
         await stream.append([next(made) for _ in range(min(_APPEND, count - start))])
-    await stream.close()
     system.start_node()
     began_s = time.monotonic()
     system.start_worker()
-    await system.until_done()
-    took_s = time.monotonic() - began_s
+    samples: list[dict[str, Any]] = []
+    lag, took_s = count, 0.0
+    while lag and took_s < at_most_s:
+        with suppress(Unavailable):  # A Redis that is busy on a busy machine.
+            lag = (await stream.status(DEFAULT_GROUP)).lag
+        took_s = time.monotonic() - began_s
+        if not lag or took_s >= len(samples) * _MEMORY_S:
+            samples.append({"seconds": round(took_s), "made": count - lag, **system.memory_mib()})
+            print(samples[-1], flush=True)
+        await asyncio.sleep(0.5)
+    dead = await stream.dead_letters()
+    assert not dead, dead  # noqa: S101  # a script of its own
+    await stream.close()
+    made_events = count - lag
     return {
         "events": count,
+        "made": made_events,
         "seconds": round(took_s, 1),
-        "events per second": round(count / took_s),
-        "cpu_us per event": {name: round(cpu_s(system.pid(name)) / count * 1e6, 1) for name in ("worker", "node")},
+        "events per second": round(made_events / took_s),
+        "cpu_us per event": {
+            name: round(cpu_s(system.pid(name)) / made_events * 1e6, 1) for name in ("worker", "node")
+        },
         "peak MiB": {name: system.peak_mib(name) for name in ("worker", "node", "redis")},
+        "MiB by seconds, resident and of it mapped to no file": samples,
     }
 
 

@@ -26,6 +26,7 @@ RECORD = (
     pa.field("fetched_us", pa.int64(), nullable=False),
 )
 _NAMES = [field.name for field in RECORD]
+_COLUMNS = [*_NAMES, "product"]
 FORMAT = PartFormat(kind="photos", record=RECORD)
 _PART_ROWS = 1024
 
@@ -58,8 +59,8 @@ class PhotoRegister:
     def lookup(self, sources: Sequence[str]) -> Mapping[str, FetchedPhoto]:
         """What is known of sources; those that were never fetched are left out."""
         table, _ = self.parts.read_records(keys_of([source_digest(source) for source in sources]))
-        columns = [*_NAMES, "product"]
-        found = {row["source"]: FetchedPhoto(**row) for row in table.select(columns).to_pylist()}
+        rows = table.select(_COLUMNS).to_pylist() if len(table) else []
+        found = {row["source"]: FetchedPhoto(**row) for row in rows}
         with self._lock:
             found |= {source: self._pending[source][0] for source in sources if source in self._pending}
         return found

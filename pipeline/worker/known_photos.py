@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from pipeline.features import photo_register
 from pipeline.features.store import FeatureStore
 from pipeline.features.vectors import VectorTable
 from pipeline.fetching.photo import Validators
+from pipeline.worker.photo_vectors import EncodedPhoto, KnownPhoto
 
 log = logging.getLogger(__name__)
 
@@ -38,36 +39,34 @@ class StoredPhotosKnown:
             if encoder not in self._tables:
                 self._tables[encoder] = self._store.vectors("image", encoder=encoder, dim=dim)
 
-    def fetched(self, source: str) -> tuple[str, Validators] | None:
-        photo = self._register.lookup([source]).get(source)
-        if photo is None:
-            return None
-        return photo.digest, Validators(etag=photo.etag, modified=photo.last_modified, size=photo.bytes)
+    def fetched(self, encoder: str, sources: Sequence[str]) -> list[KnownPhoto | None]:
+        found = self._register.lookup(sources)
+        if not found:
+            return [None] * len(sources)
+        photos = [*found.values()]
+        vectors = dict(zip(found, self.vectors(encoder, [photo.digest for photo in photos]), strict=True))
+        return [
+            KnownPhoto(_validators(found[source]), vector) if (vector := vectors.get(source)) is not None else None
+            for source in sources
+        ]
 
-    def vector(self, encoder: str, digest: str) -> F32 | None:
-        vectors, has_vector = self._tables[encoder].lookup([digest])
-        return vectors[0] if has_vector[0] else None
+    def vectors(self, encoder: str, digests: Sequence[str]) -> list[F32 | None]:
+        vectors, has_vector = self._tables[encoder].lookup(digests)
+        return [vector if has else None for vector, has in zip(vectors, has_vector.tolist(), strict=True)]
 
-    def note_fetched(self, source: str, digest: str, validators: Validators) -> None:
-        photo = photo_register.FetchedPhoto(
-            source=source,
-            digest=digest,
-            etag=validators.etag,
-            last_modified=validators.modified,
-            bytes=validators.size,
-        )
-        self._keep(lambda: self._register.add([photo]))
-
-    def add_vector(self, encoder: str, digest: str, vector: F32) -> None:
-        self.use(encoder, len(vector))
-        row = np.ascontiguousarray(vector, np.float32)[np.newaxis]
-        self._keep(lambda: self._tables[encoder].add([digest], row))
-
-    def _keep(self, add: Callable[[], None]) -> None:
+    def keep(self, photos: Sequence[EncodedPhoto]) -> None:
         if not self._is_writable:
             return
+        new: dict[str, dict[str, F32]] = {}
+        for photo in photos:
+            if photo.vector is not None:
+                new.setdefault(photo.encoder, {})[photo.digest] = photo.vector
         try:
-            add()
+            for encoder, vectors in new.items():
+                rows = np.stack([*vectors.values()])
+                self.use(encoder, rows.shape[1])
+                self._tables[encoder].add([*vectors], rows)
+            self._register.add([_fetched_photo(photo) for photo in photos])
         except OperatorError as error:
             self._is_writable = False
             log.warning("vectors are not kept until the feature store can be written: %s", error)
@@ -91,3 +90,14 @@ class StoredPhotosKnown:
         for table in tables:
             table.refresh()
         self._register.refresh()
+
+
+def _validators(photo: photo_register.FetchedPhoto) -> Validators:
+    return Validators(etag=photo.etag, modified=photo.last_modified, size=photo.bytes)
+
+
+def _fetched_photo(photo: EncodedPhoto) -> photo_register.FetchedPhoto:
+    seen = photo.validators
+    return photo_register.FetchedPhoto(
+        source=photo.source, digest=photo.digest, etag=seen.etag, last_modified=seen.modified, bytes=seen.size
+    )

@@ -76,17 +76,23 @@ def test_shards_on_fewer_cores_take_turns() -> None:
     assert run(shards=4).min() == pytest.approx(2.5)
 
 
+def test_a_gateway_holds_up_shards_of_the_same_cores() -> None:
+    run = partial(on_shared_cores, np.array([1.0]), shards=1, cores=1, per_s=250, searches=20_000, seed=0)
+    # It takes its own time, and that for which others wait behind it.
+    assert run(1.0).mean() > run(0.0).mean() + 1.0
+
+
 def test_log_normal_times_have_the_median_and_p99_that_they_are_made_of() -> None:
     assert np.percentile(log_normal(0.3, 0.5), (50, 99)) == pytest.approx((0.3, 0.5), rel=0.01)
 
 
 def test_measured_latencies_are_compared_with_simulated_ones_by_number_of_shards() -> None:
     rows = {
-        "1": {"open loop": {"p50_ms": 1.5, "p99_ms": 1.5}},
-        "4": {"open loop": {"p50_ms": 5.0, "p99_ms": 5.0}},
+        "1": {"1 in flight": {"gateway_cpu_us": 100}, "open loop": {"p50_ms": 1.5, "p99_ms": 1.5}},
+        "4": {"1 in flight": {"gateway_cpu_us": 200}, "open loop": {"p50_ms": 6.0, "p99_ms": 6.0}},
     }
     measured = {"service_time": {"quantiles_ms": [1.0, 1.0]}, "rate_per_s": 0.001, "by_shards": rows}
     compared = validate(measured, seed=0)
-    # Four calls of 1 ms take two turns on two cores, and 0.5 ms are the gateway's.
-    assert compared["4"]["p50_ms"] == {"measured": 5.0, "simulated": 2.5, "measured_over_simulated": 2.0}
+    # Four calls of 1 ms take two turns on two cores; the gateway's 0.5 ms double with its CPU.
+    assert compared["4"]["p50_ms"] == {"measured": 6.0, "simulated": 3.0, "measured_over_simulated": 2.0}
     assert compared["1"]["p99_ms"]["measured_over_simulated"] == 1.0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from lookalike.vectors import F32
 from pipeline.fetching.failures import FetchCause, FetchError
 from pipeline.fetching.photo import NOT_MODIFIED, FetchedPhoto, NotModified, Validators
 from pipeline.worker.failures import PhotoUnusable, Retry, RetryCause
-from pipeline.worker.photo_vectors import PhotoVectors
+from pipeline.worker.photo_vectors import EncodedPhoto, KnownPhoto, PhotoVectors
 
 
 class Shop:
@@ -64,20 +65,29 @@ class Known:
     """The feature store, in memory."""
 
     def __init__(self) -> None:
-        self.vectors: dict[tuple[str, str], F32] = {}
+        self.by_digest: dict[tuple[str, str], F32] = {}
         self.sources: dict[str, tuple[str, Validators]] = {}
+        self.calls: list[int] = []  # How many photos each was about.
 
-    def fetched(self, source: str) -> tuple[str, Validators] | None:
-        return self.sources.get(source)
+    def fetched(self, encoder: str, sources: Sequence[str]) -> list[KnownPhoto | None]:
+        self.calls.append(len(sources))
+        return [self._photo(encoder, source) for source in sources]
 
-    def vector(self, encoder: str, digest: str) -> F32 | None:
-        return self.vectors.get((encoder, digest))
+    def _photo(self, encoder: str, source: str) -> KnownPhoto | None:
+        digest, validators = self.sources.get(source, ("", Validators()))
+        vector = self.by_digest.get((encoder, digest))
+        return None if vector is None else KnownPhoto(validators, vector)
 
-    def note_fetched(self, source: str, digest: str, validators: Validators) -> None:
-        self.sources[source] = digest, validators
+    def vectors(self, encoder: str, digests: Sequence[str]) -> list[F32 | None]:
+        self.calls.append(len(digests))
+        return [self.by_digest.get((encoder, digest)) for digest in digests]
 
-    def add_vector(self, encoder: str, digest: str, vector: F32) -> None:
-        self.vectors[encoder, digest] = vector
+    def keep(self, photos: Sequence[EncodedPhoto]) -> None:
+        self.calls.append(len(photos))
+        for photo in photos:
+            self.sources[photo.source] = photo.digest, photo.validators
+            if photo.vector is not None:
+                self.by_digest[photo.encoder, photo.digest] = photo.vector
 
 
 @pytest.fixture
@@ -170,3 +180,16 @@ async def test_a_broken_photo_is_unusable_and_a_model_server_that_is_away_is_wai
             await make()("http://shop/c.jpg", "")
         assert retry.value.cause is RetryCause.MODEL_SERVER
     assert [*known.sources] == ["http://shop/a.jpg"]  # Else the next fetch would say: not modified.
+
+
+async def test_the_store_is_asked_for_photos_that_come_at_the_same_time_together(
+    shop: Shop, known: Known, make: Callable[[], PhotoVectors]
+) -> None:
+    vectors = make()
+    await vectors("http://shop/a.jpg", "")
+    known.calls.clear()
+    shop.photos |= {f"http://shop/{number}.jpg": bytes(number) for number in range(1, 51)}
+    made = await asyncio.gather(*(vectors(url, "") for url in shop.photos))
+    assert [each.vector[0] for each in made[3:]] == [*range(1, 51)]
+    assert sum(known.calls) == 3 * len(shop.photos) - 2  # The unchanged one is only looked up.
+    assert len(known.calls) < 15
