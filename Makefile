@@ -4,6 +4,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 UV_VERSION := 0.13.9
+# Some machines set it: then every process compiles all that it imports, TensorFlow alone for eight seconds.
+unexport PYTHONDONTWRITEBYTECODE
 PACKAGES := lookalike encoders index server node pipeline loadtest benchmarks tests
 
 .PHONY: help demo test check fmt protos bench load lock clean
