@@ -26,7 +26,8 @@ demo: .venv/ready  ## Run the whole system here. ONCE=1: stop after the answers.
 		$(if $(WEIGHTS),--weights '$(WEIGHTS)')
 
 test: .venv/ready  ## Run every test.
-	GRPC_VERBOSITY=ERROR $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
+	GRPC_VERBOSITY=ERROR $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder \
+		--durations=15 --durations-min=1
 
 load: .venv/ready  ## Load-test a running demo against the objectives of loadtest/slo.toml. LOAD='--seconds 60 …': more options.
 	$(BIN)/lookalike load $(LOAD)

@@ -30,6 +30,12 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(optionalhook=True)  # Of pytest-xdist.
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: tests wait for the processes that they start."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
 def pytest_collection_finish() -> None:
     """Keep what has been imported out of later garbage collections, which servers under test ask for: 0.3 s each."""
     gc.collect()
