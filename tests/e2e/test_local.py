@@ -249,6 +249,7 @@ def test_patches_keep_vectors_and_what_is_exported_is_the_catalogue_of_the_next_
         file = shop / "products.jsonl"
         assert run_catalog(address, "export", str(file)) == f"{file}: 200 products\n"
     update = [*LOOKALIKE, "update", str(shop), str(tmp_path / "next"), "--artifacts", str(tmp_path / "encoders")]
+    update += ["--text-kind", "fasttext"]
     subprocess.run(update, check=True, capture_output=True, timeout=300)
     with serving_changes(tmp_path / "next", tmp_path / "next-changes") as (_, address), Client(address) as client:
         assert {product.id: product for product in client.list(descriptions=True)} == stored
