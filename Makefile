@@ -3,6 +3,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
+# Some machines set it: then every process compiles all that it imports, TensorFlow alone for eight seconds.
+unexport PYTHONDONTWRITEBYTECODE
 PACKAGES := lookalike encoders index server node pipeline loadtest benchmarks tests
 
 .PHONY: help demo test check fmt protos bench load lock pin sbom audit clean
@@ -23,7 +25,8 @@ demo: .venv/ready  ## Run the whole system here. ONCE=1: stop after the answers.
 		$(if $(WEIGHTS),--weights '$(WEIGHTS)')
 
 test: .venv/ready  ## Run every test.
-	GRPC_VERBOSITY=ERROR $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
+	GRPC_VERBOSITY=ERROR $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder \
+		--durations=15 --durations-min=1
 
 load: .venv/ready  ## Load-test a running demo against the objectives of loadtest/slo.toml. LOAD='--seconds 60 …': more options.
 	$(BIN)/lookalike load $(LOAD)

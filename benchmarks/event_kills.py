@@ -17,6 +17,7 @@ from pathlib import Path
 
 from benchmarks.meter import write
 from tests.e2e.event_kills import run
+from tests.made_once import SMALL, export_model
 
 
 def main() -> int:
@@ -25,7 +26,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="lookalike-bench-") as folder:
-        tally = run(Path(folder), kills=options.kills, seed=options.seed, progress=print)
+        models = Path(folder) / "models"
+        export_model(models, *SMALL)
+        tally = run(Path(folder), models, kills=options.kills, seed=options.seed, progress=print)
     caveats = (
         "kill -9 leaves the page cache: that events are synced to disk is not tested by it. Every photo is one of 48, "
         "so most are found in the feature store; one request in 50 fails."

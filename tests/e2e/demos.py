@@ -1,8 +1,10 @@
-"""Demos under test: their directories, and the processes that they start. Starts processes."""
+"""Demos under test: their directories, and the processes that they start. Starts processes, writes files."""
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -10,6 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from rich.console import Console
+
+from encoders.image.models import find_model
+from lookalike.demo.preparation import Preparation
 
 LOOKALIKE = [sys.executable, "-m", "lookalike"]
 MARK = "DEMO_UNDER_TEST"  # An environment variable that every process of a demo inherits.
@@ -33,6 +40,13 @@ class DemoDirectories:
     def command(self, *arguments: str) -> list[str]:
         flags = ["--catalog", str(self.catalogue), "--state", str(self.state), "--weights", "untrained"]
         return [*LOOKALIKE, "demo", *flags, *arguments]
+
+    def give_models(self, models: Path) -> None:
+        """Let demos find this folder of image models as what they have exported before."""
+        shutil.copytree(models, self.state / "models" / "untrained")
+        exported = json.dumps({"encoder": find_model(models).encoder})
+        preparation = Preparation(Console(quiet=True), lambda *_, **__: exported, self.state)
+        assert preparation.export_models("untrained").directory.is_dir()
 
     @property
     def environ(self) -> dict[str, str]:

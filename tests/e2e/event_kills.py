@@ -45,12 +45,12 @@ from lookalike.v1.catalog_pb2 import Change, PatchRequest
 from lookalike.v1.types_pb2 import SPACE_IMAGE, Product
 from lookalike.vectors import F32
 from tests.conftest import REPOSITORY
+from tests.made_once import SMALL_DIM
 from tests.redis_servers import executable
 from tests.unit.index.samples import clustered
 
 ROLES: Final = ("worker 0", "worker 1", "redis", "node", "model server")
 WAIT_S: Final = 180.0
-_DIM: Final = 256  # Of MobileNet with alpha 0.25.
 _PRODUCTS, _COLOURS = 80, 48
 _LEASE_S: Final = "1"
 MISSING: Final = "/missing/"
@@ -79,17 +79,29 @@ class State:
     image: str
 
 
-def run(folder: Path, *, kills: int, seed: int, progress: Callable[[str], object] = lambda line: None) -> Tally:
-    """Kill so many processes, then compare. Raises if the system does not come to rest in time."""
+def run(
+    folder: Path,
+    models: Path,
+    *,
+    kills: int,
+    seed: int,
+    pause_s: float = 0.02,
+    progress: Callable[[str], object] = lambda line: None,
+) -> Tally:
+    """Kill so many processes, then compare. Raises if the system does not come to rest in time.
+
+    models:  the folder of the small image model of `tests.made_once`.
+    pause_s: between one to eight events and the next.
+    """
     random, tally = Random(seed), Tally()
     with (
         Supervisor(folder / "logs", os.environ, directory=REPOSITORY, stop_s=30) as processes,  # noqa: TID251  # passed on
         _photo_server(tally, Random(seed + 1)) as photos,
     ):
-        deployment = _Deployment(folder, processes)
+        deployment = _Deployment(folder, models, processes)
         deployment.start(*ROLES)
         processes.wait_ready(timeout_s=WAIT_S)
-        publisher = _Publisher(deployment.stream, photos.url, Random(seed + 2), tally)
+        publisher = _Publisher(deployment.stream, photos.url, Random(seed + 2), tally, pause_s)
         publisher.start()
         try:
             for number in range(kills):
@@ -129,20 +141,18 @@ def run(folder: Path, *, kills: int, seed: int, progress: Callable[[str], object
 class _Deployment:
     """A node, a model server, Redis and two workers, each of which is started again on its own port."""
 
-    def __init__(self, folder: Path, processes: Supervisor) -> None:
-        self._folder, self._processes = folder, processes
+    def __init__(self, folder: Path, models: Path, processes: Supervisor) -> None:
+        self._folder, self._models, self._processes = folder, models, processes
         self._ports = dict(zip(ROLES, free_ports(len(ROLES)), strict=True))
         self._starts = 0
         self._running: dict[str, str] = {}
         self.stream = StreamSettings(url=f"redis://{self._address('redis')}", lease_s=float(_LEASE_S), heartbeat_s=0.25)
         self.node, self.model_server = self._address("node"), self._address("model server")
         (folder / "redis").mkdir(parents=True)
-        export = ["encoders", "export", str(folder / "models"), "--alpha", "0.25", "--input-px", "64"]
-        processes.run("export", [*COMMAND, *export, "--weights", "untrained"])
-        encoder = find_model(folder / "models").encoder
+        encoder = find_model(models).encoder
         ids = [f"built{row}" for row in range(300)]
         table = pa.table({"id": ids, "category": ["built"] * len(ids)})
-        space = SpaceVectors(encoder=encoder, vectors=clustered(len(ids), _DIM), rows=np.arange(len(ids)))
+        space = SpaceVectors(encoder=encoder, vectors=clustered(len(ids), SMALL_DIM), rows=np.arange(len(ids)))
         build(folder / "index", table, {int(SPACE_IMAGE): space}, shards=2, options=IndexOptions(recipe="Flat"))
 
     def start(self, *roles: str) -> None:
@@ -169,7 +179,7 @@ class _Deployment:
                 words = ["node", "--location", str(folder / "index"), "--live-dir", str(folder / "live")]
                 words += ["--threads", "1", "--delta-rows", "512"]
             case "model":
-                words = ["model-server", "--models", str(folder / "models")]
+                words = ["model-server", "--models", str(self._models)]
             case _:
                 words = ["worker", "--stream", self.stream.url, "--gateway", self.node, "--lease-s", _LEASE_S]
                 words += ["--model-server", self.model_server, "--features", str(folder / "features")]
@@ -180,9 +190,10 @@ class _Deployment:
 class _Publisher(threading.Thread):
     """Publishes events of a fixed set of products, those of each in the order of their revisions."""
 
-    def __init__(self, stream: StreamSettings, photos: str, random: Random, tally: Tally) -> None:
+    def __init__(self, stream: StreamSettings, photos: str, random: Random, tally: Tally, pause_s: float) -> None:
         super().__init__(daemon=True)
         self._settings, self._photos, self._random, self._tally = stream, photos, random, tally
+        self._pause_s = pause_s
         self._states: dict[str, State | None] = {}
         self._revision = 0
         self._stopping = threading.Event()
@@ -222,7 +233,7 @@ class _Publisher(threading.Thread):
                     self._tally.repeated_appends += 1
                     await asyncio.sleep(0.05)
             self._tally.published += len(batch)
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(self._pause_s)
         if stream is not None:
             await stream.close()
 

@@ -15,8 +15,10 @@ KILLS, SEED = 5, 0  # Each role once.
 
 
 @pytest.mark.slow
-def test_every_published_event_survives_kills_of_workers_redis_nodes_and_model_servers(tmp_path: Path) -> None:
-    tally = run(tmp_path, kills=KILLS, seed=SEED)
+def test_every_published_event_survives_kills_of_workers_redis_nodes_and_model_servers(
+    tmp_path: Path, small_models: Path
+) -> None:
+    tally = run(tmp_path, small_models, kills=KILLS, seed=SEED, pause_s=0.1)
     assert tally.violations == []
     assert tally.kills == dict.fromkeys(ROLES, 1)
     assert tally.published > 100

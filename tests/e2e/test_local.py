@@ -52,8 +52,8 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "index"
 
 
-@pytest.fixture
-def local_service(index: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+@contextmanager
+def serving(index: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A running `serve local`, and its address."""
     (port,) = probes.free_ports(1)
     arguments = ["serve", "local", str(index), "--port", str(port)]
@@ -66,14 +66,18 @@ def local_service(index: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
         process.communicate(timeout=60)
 
 
+@pytest.fixture(scope="module")
+def address(index: Path) -> Iterator[str]:
+    """Of a running `serve local`, for tests that leave it as it was."""
+    with serving(index) as (_, address):
+        yield address
+
+
 def children_of(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def test_hits_are_the_nearest_of_all_shards_and_ctrl_c_stops_the_node(
-    local_service: tuple[subprocess.Popen[str], str],
-) -> None:
-    process, address = local_service
+def test_hits_are_the_nearest_of_all_shards(address: str) -> None:
     query = VECTORS[7]
     with Client(address) as client:
         response = client.search(vector=query, space="image", limit=5)
@@ -86,24 +90,17 @@ def test_hits_are_the_nearest_of_all_shards_and_ctrl_c_stops_the_node(
             client.search(vector=query[:3], space="image")
         with pytest.raises(FailedPrecondition, match="text"):
             client.search(product_id="7", space="text")
-    running = children_of(process.pid)
-    assert len(running) == 1
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 0
-    assert not any(Path(f"/proc/{pid}").exists() for pid in running)
 
 
-def test_the_search_command_gets_hits(local_service: tuple[subprocess.Popen[str], str]) -> None:
-    arguments = ["search", "--product", "7", "--space", "image", "--address", local_service[1], "--json"]
+def test_the_search_command_gets_hits(address: str) -> None:
+    arguments = ["search", "--product", "7", "--space", "image", "--address", address, "--json"]
     result = subprocess.run([*LOOKALIKE, *arguments], check=True, capture_output=True, text=True, timeout=60)
     assert len(json.loads(result.stdout)["hits"]) == 10
 
 
-def test_commands_filter_limit_hits_per_shop_and_find_duplicates(
-    local_service: tuple[subprocess.Popen[str], str],
-) -> None:
+def test_commands_filter_limit_hits_per_shop_and_find_duplicates(address: str) -> None:
     def run_json(*arguments: str) -> dict[str, Any]:
-        command = [*LOOKALIKE, *arguments, "--space", "image", "--address", local_service[1], "--json"]
+        command = [*LOOKALIKE, *arguments, "--space", "image", "--address", address, "--json"]
         response: dict[str, Any] = json.loads(
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
         )
@@ -138,15 +135,15 @@ def test_commands_filter_limit_hits_per_shop_and_find_duplicates(
     assert (rows(duplicates), duplicates["truncated"]) == (near[:2], True)
 
 
-def test_a_new_version_is_served_without_a_restart_and_the_old_one_can_be_restored(
-    local_service: tuple[subprocess.Popen[str], str], index: Path
+def test_a_new_version_is_served_without_a_restart_and_the_old_one_can_be_restored_and_ctrl_c_stops_the_node(
+    index: Path,
 ) -> None:
     def wait_for(version: str) -> None:
         while (provenance := client.search(product_id="7", space="image").provenance).version != version:
             assert provenance.coverage == 1.0
             time.sleep(0.1)
 
-    with Client(local_service[1]) as client:
+    with serving(index) as (process, address), Client(address) as client:
         old = client.search(product_id="7", space="image").provenance.version
         arguments = ["index", "build", "--vectors", str(index.parent / "base.npy"), "--space", "image", "--shards", "2"]
         arguments += ["--attributes", str(index.parent / "attributes.parquet")]
@@ -155,6 +152,11 @@ def test_a_new_version_is_served_without_a_restart_and_the_old_one_can_be_restor
         wait_for(json.loads(built.stdout)["version"])
         subprocess.run([*LOOKALIKE, "versions", "use", str(index), old], check=True, timeout=60)
         wait_for(old)
+        running = children_of(process.pid)
+        assert len(running) == 1
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 0
+        assert not any(Path(f"/proc/{pid}").exists() for pid in running)
 
 
 def test_a_node_that_dies_ends_the_command_and_is_named(index: Path) -> None:
@@ -247,6 +249,7 @@ def test_patches_keep_vectors_and_what_is_exported_is_the_catalogue_of_the_next_
         file = shop / "products.jsonl"
         assert run_catalog(address, "export", str(file)) == f"{file}: 200 products\n"
     update = [*LOOKALIKE, "update", str(shop), str(tmp_path / "next"), "--artifacts", str(tmp_path / "encoders")]
+    update += ["--text-kind", "fasttext"]
     subprocess.run(update, check=True, capture_output=True, timeout=300)
     with serving_changes(tmp_path / "next", tmp_path / "next-changes") as (_, address), Client(address) as client:
         assert {product.id: product for product in client.list(descriptions=True)} == stored

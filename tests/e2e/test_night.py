@@ -197,7 +197,7 @@ def wait_until_acked(settings: StreamSettings) -> None:
 
 
 def test_what_is_published_by_day_and_while_an_update_runs_is_found_by_the_encoders_of_the_new_version(
-    tmp_path: Path,
+    tmp_path: Path, small_models: Path
 ) -> None:
     catalogue, photos, index, live = (tmp_path / name for name in ("shop", "photos", "index", "live"))
     sample.draw_catalogue(catalogue, products=BUILT, workers=1)
@@ -220,9 +220,7 @@ def test_what_is_published_by_day_and_while_an_update_runs_is_found_by_the_encod
             return output
 
         stream = StreamSettings(url=redis.url)
-        export = ["encoders", "export", str(tmp_path / "models"), "--alpha", "0.25", "--input-px", "64"]
-        processes.run("export", [*COMMAND, *export, "--weights", "untrained"])
-        serve("model server", "model", "model-server", "--models", tmp_path / "models")
+        serve("model server", "model", "model-server", "--models", small_models)
         processes.wait_ready(timeout_s=WAIT_S)
         encode: list[object] = ["--model-server", address["model"], "--features", tmp_path / "features"]
         encode += ["--artifacts", tmp_path / "text", "--text-kind", "fasttext"]

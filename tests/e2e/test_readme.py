@@ -16,7 +16,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -74,17 +74,19 @@ class Shell:
 
 
 @pytest.fixture(scope="module")
-def shell(demo: DemoDirectories, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+def shell(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     """A running demo of 480 products: enough to learn a product space from, and to classify."""
     folder = tmp_path_factory.mktemp("readme")
-    larger = replace(demo, catalogue=sample_catalogue(folder / ".demo" / "catalogue", 480))
+    catalogue = sample_catalogue(folder / ".demo" / "catalogue", 480)
+    demo = DemoDirectories(catalogue=catalogue, state=folder / "state")
+    demo.give_models(models)
     (folder / "loadtest").symlink_to(REPOSITORY / "loadtest")
     (folder / "protos").symlink_to(REPOSITORY / "protos")
     (port,) = probes.free_ports(1)
-    with running(larger, "--port", str(port), until="Ctrl-C stops everything") as (_, printed):
+    with running(demo, "--port", str(port), until="Ctrl-C stops everything") as (_, printed):
         (metrics,) = re.findall(r"http://\S+/metrics", printed)
         yield Shell(folder, f"127.0.0.1:{port}", metrics)
-    assert larger.all_ended()
+    assert demo.all_ended()
 
 
 def test_readme_prints_the_commands_that_are_tested() -> None:

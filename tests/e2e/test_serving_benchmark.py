@@ -20,6 +20,8 @@ def test_one_command_measures_our_processes_and_bare_faiss_and_says_what_is_miss
     options = ["--documents", "2000", "--seconds", "0.3", "--rate", "50", "--recipe", "HNSW32,SQ8"]
     folders = ["--cache", str(tmp_path / "cache"), "--results", str(tmp_path)]
     systems = ["--systems", "gateway,node,node-batch,faiss,qdrant"]
+    monkeypatch.setattr(serving, "TRUE_QUERIES", 200)
+    monkeypatch.setattr(serving, "LOAD_QUERIES", 500)
     monkeypatch.setattr(sys, "argv", ["serving", *options, *folders, *systems])
     serving.main()
     result = json.loads((tmp_path / "serving.json").read_text())

@@ -37,6 +37,7 @@ from pipeline.features.compaction import CompactionOptions
 from pipeline.features.photo_register import FetchedPhoto
 from pipeline.features.store import FeatureStore
 from pipeline.image_encoding import PhotoEncoder, Pixels
+from pipeline.text_encoding import KeepTextEncoder
 from pipeline.update import build as build_module
 from pipeline.update.changes import LiveProducts
 from pipeline.update.command import main
@@ -358,6 +359,7 @@ async def test_an_unreachable_encoder_is_an_error_and_builds_no_version(
 
 def test_the_command_prints_its_report(options: UpdateOptions, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [str(catalogue_of(options)), str(options.location), "--artifacts", str(options.artifacts)]
+    arguments += ["--text-kind", "fasttext"]
 
     assert dispatch.run(lambda: main([*arguments, "--json"], {})) == 0
     result = json.loads(capsys.readouterr().out)
@@ -448,6 +450,7 @@ def test_an_index_at_a_url_is_built_in_a_staging_directory_and_uploaded(
 ) -> None:
     store, staging = stores.in_memory(), tmp_path / "staging"
     arguments = [str(catalogue_of(options)), str(store), "--artifacts", str(options.artifacts), "--json"]
+    arguments += ["--text-kind", "fasttext"]
 
     assert dispatch.run(lambda: main(arguments, {})) == 2
     assert "--staging is not given" in capsys.readouterr().err
@@ -568,6 +571,7 @@ async def test_features_may_be_in_an_object_store_that_several_indexes_share(
 async def test_vectors_of_products_that_are_gone_can_be_dropped(
     options: UpdateOptions, model: ImageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    options = replace(options, keep_text_encoder=KeepTextEncoder.ALWAYS)
     await update(options)
     file = catalogue_of(options) / "products.jsonl"
     file.write_text("".join(line + "\n" for line in file.read_text().splitlines()[5:]))

@@ -38,6 +38,7 @@ from tests.rpc.releases import (
     write_models,
 )
 
+PAUSE_S = 0.05  # Between the calls of a caller: what it waits for needs the cores, too.
 TEXT = SearchRequest(examples=[Example(text="white mug")])
 
 
@@ -88,6 +89,7 @@ class Callers:
                 # What was changed meanwhile has no vectors of the other encoders: `catalog reencode` is for that.
                 assert all("changes of the version before" in reason for reason in provenance.degraded)
                 self.answers[kind, provenance.version] += 1
+                await asyncio.sleep(PAUSE_S)
 
     async def classify(self, kind: str, request: ClassifyRequest) -> None:
         products = {each.product: each.version for each in (self.system.first, self.system.second)}
@@ -96,6 +98,7 @@ class Callers:
             while True:
                 response = await stub.Classify(request)
                 self.answers[kind, products[response.provenance.encoder]] += 1
+                await asyncio.sleep(PAUSE_S)
 
     async def write(self) -> None:
         async with aio_channel(self.node.address) as channel:
@@ -110,6 +113,7 @@ class Callers:
                 patch.update_mask.paths.append("title")
                 await stub.Patch(patch)
                 self.answers["patch", self.node.version] += 1
+                await asyncio.sleep(PAUSE_S)
 
     async def all(self) -> None:
         photo, words, product = Example(image=a_photo(2)), Example(text="white mug"), Example(product_id="p7")

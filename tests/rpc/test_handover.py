@@ -30,6 +30,7 @@ from tests.rpc.gateways import running_gateway, serving
 from tests.unit.index.samples import IMAGE, catalogue, unit_vectors, vectors_of
 
 COUNT, DIM = 200, 8
+CHANGE_PAUSE_S, SEARCH_PAUSE_S = 0.002, 0.02  # Between calls: what they wait for needs the cores, too.
 FLEET = 3  # Shard processes, of which a version of two shards leaves one idle.
 
 
@@ -91,6 +92,7 @@ class Shop:
                 await self._catalog.Upsert(upsert)
                 self.expected[product_id] = product.price
             self.answered += 1
+            await asyncio.sleep(CHANGE_PAUSE_S)
 
     async def search(self) -> None:
         random = np.random.default_rng(1)
@@ -100,6 +102,7 @@ class Shop:
             response = await self._search.Search(request)
             self.versions.add(response.provenance.version)
             self.coverage.add(response.provenance.coverage)
+            await asyncio.sleep(SEARCH_PAUSE_S)
 
     async def version(self) -> str:
         return (await self._catalog.Count(catalog_pb2.CountRequest())).version

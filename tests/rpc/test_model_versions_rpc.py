@@ -517,11 +517,12 @@ async def test_a_request_without_images_is_refused(tmp_path: Path) -> None:
 
 
 async def test_the_oldest_ended_versions_are_forgotten(tmp_path: Path) -> None:
-    write_version(tmp_path, *range(1, 31))
+    last = MAX_ENDED_VERSIONS + 4
+    write_version(tmp_path, *range(1, last + 1))
     async with model_server_channel(tmp_path, FakeLoader(), policy=All()) as channel:
         client = Client(channel)
         await client.reload(model_config(tmp_path))
         async with asyncio.timeout(60):
             while len(states := await client.states()) != 1 + MAX_ENDED_VERSIONS:  # noqa: ASYNC110  # the server changes it
                 await asyncio.sleep(0.01)
-        assert list(states) == [30, *range(29, 29 - MAX_ENDED_VERSIONS, -1)]
+        assert list(states) == [last, *range(last - 1, last - 1 - MAX_ENDED_VERSIONS, -1)]

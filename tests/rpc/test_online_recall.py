@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from lookalike.v1.search_pb2_grpc import SimilarProductsAsyncStub  # In the stubs' types only.
 
 COUNT, DIM, SHARDS = 6000, 32, 2
-DRAWN = clustered(COUNT + MIN_SAMPLES + 100, DIM)
+DRAWN = clustered(COUNT + MIN_SAMPLES + 10, DIM)
 VECTORS, QUERIES = DRAWN[:COUNT], DRAWN[COUNT:]  # The index does not hold the queries.
 BATCH = 15  # As many as wait at once, so that none is dropped.
 

@@ -38,6 +38,8 @@ from tests.unit.index.samples import IMAGE, catalogue, clustered, vectors_of
 COUNT, DIM, SHARDS = 600, 16, 2
 # The lease outlasts what two busy cores may keep a gateway from renewing it.
 POLL_S, LEASE_S, REFRESH_S = 0.05, 4.0, 0.05
+# Between the calls of a caller, for what it waits for needs the cores, too; a list is of all products.
+SEARCH_PAUSE_S, LIST_PAUSE_S = 0.05, 0.2
 
 
 def build_version(location: Path, title: str) -> str:
@@ -95,6 +97,7 @@ class Callers:
                 self.searches[provenance.version] += 1
                 self.coverages.add(provenance.coverage)
                 self.titles.setdefault(provenance.version, set()).update(hit.product.title for hit in response.hits)
+                await asyncio.sleep(SEARCH_PAUSE_S)
 
     async def list(self) -> None:
         async with aio_channel(self.address) as channel:
@@ -102,6 +105,7 @@ class Callers:
             while True:
                 titles = [product.title async for product in stub.List(catalog_pb2.ListRequest())]
                 self.lists.add((len(titles), frozenset(titles)))
+                await asyncio.sleep(LIST_PAUSE_S)
 
 
 async def until(condition: Callable[[], bool], calling: asyncio.Future[Any]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.serving import __main__ as serving
 from benchmarks.serving.__main__ import REPOSITORY, draw
 from benchmarks.serving.measure import Settings, measure, prepare
 from benchmarks.serving.qdrant import Qdrant
@@ -70,7 +71,9 @@ def address() -> Iterator[str]:
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setattr(serving, "TRUE_QUERIES", 100)
+    monkeypatch.setattr(serving, "LOAD_QUERIES", 200)
     draw(tmp_path / "data", 300)
     cores = os.sched_getaffinity(0)
     return Settings(

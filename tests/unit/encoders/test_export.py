@@ -377,13 +377,22 @@ def precision_at_10(vectors: F32, article_types: npt.NDArray[np.str_]) -> float:
     return float((article_types[nearest] == article_types[:, None]).mean())
 
 
+@pytest.fixture(scope="module")
+def imagenet_weights(real_data: Path) -> str:
+    (weights,) = (real_data / "mobilenet").glob("*.h5")
+    return str(weights)
+
+
+@pytest.fixture(scope="module")
+def trained(imagenet_weights: str, tf: Any, tmp_path_factory: pytest.TempPathFactory) -> ExportedModel:
+    return export.export(tmp_path_factory.mktemp("trained"), weights=imagenet_weights, tf=tf)
+
+
 @pytest.mark.data
 def test_neighbours_by_imagenet_weights_show_the_same_article_type_more_often_than_by_untrained_ones(
-    real_data: Path, untrained: ExportedModel, tf: Any, tmp_path: Path
+    real_data: Path, untrained: ExportedModel, trained: ExportedModel, tf: Any
 ) -> None:
-    pixels, article_types = photos(real_data, 400)
-    (weights,) = (real_data / "mobilenet").glob("*.h5")
-    trained = export.export(tmp_path, weights=str(weights), tf=tf)
+    pixels, article_types = photos(real_data, 240)
     precision = {}
     for name, exported in (("trained", trained), ("untrained", untrained)):
         model = SavedModel(tf, exported.path, BATCHES_OF_ONE)
@@ -394,15 +403,15 @@ def test_neighbours_by_imagenet_weights_show_the_same_article_type_more_often_th
 
 
 @pytest.mark.data
-def test_the_export_gives_the_features_of_keras_for_real_photos(real_data: Path, tf: Any, tmp_path: Path) -> None:
+def test_the_export_gives_the_features_of_keras_for_real_photos(
+    real_data: Path, imagenet_weights: str, trained: ExportedModel, tf: Any, tmp_path: Path
+) -> None:
     pixels, _ = photos(real_data, 24)
-    (weights,) = (real_data / "mobilenet").glob("*.h5")
-    net = build_network(str(weights))
+    net = build_network(imagenet_weights)
     expected = net.predict(pixels / np.float32(127.5) - 1, verbose=0)
     raw = compute_features(tf, fold_batch_norms(net), pixels / np.float32(127.5) - 1, "float32").numpy()
     assert expected.max() > 1, "the features are not so small that anything passes"
     np.testing.assert_allclose(raw, expected, rtol=0, atol=1e-4)
-    exported = export.export(tmp_path, weights=str(weights), tf=tf)
-    np.testing.assert_allclose(run(exported, tf, pixels)[FEATURES], normalised(expected), rtol=0, atol=1e-4)
-    bfloat16 = export.export(tmp_path, weights=str(weights), precision="bfloat16", tf=tf)
+    np.testing.assert_allclose(run(trained, tf, pixels)[FEATURES], normalised(expected), rtol=0, atol=1e-4)
+    bfloat16 = export.export(tmp_path, weights=imagenet_weights, precision="bfloat16", tf=tf)
     assert ((run(bfloat16, tf, pixels)[FEATURES] * normalised(expected)).sum(axis=1) > 0.995).all()
