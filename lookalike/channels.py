@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import grpc
 import grpc.aio
 
+from lookalike.errors import BadSettings
 from lookalike.limits import KEEPALIVE_TIME_MS, KEEPALIVE_TIMEOUT_MS, MAX_MESSAGE_BYTES
 from lookalike.renewed_channels import RenewedAioChannel, RenewedChannel
 from lookalike.tls import Tls
@@ -91,11 +92,11 @@ def _aio(target: str, options: ChannelOptions, tls: Tls | None, server_name: str
 
 
 def _named(target: str, options: ChannelOptions, server_name: str) -> ChannelOptions:
-    """The options with the name that the server's certificate must have. Raises ValueError where none can be known."""
+    """The options with the name that the server's certificate must have. Raises BadSettings where none can be known."""
     if server_name:
         return (*options, ("grpc.ssl_target_name_override", server_name))
     if "," in target:
-        raise ValueError(f"{target}: with TLS, several addresses need the name of their certificates: tls_server_name")
+        raise BadSettings(f"{target}: with TLS, several addresses need the name of their certificates: tls_server_name")
     return options
 
 

@@ -43,7 +43,8 @@ class Pems:
 
     def server_configuration(self) -> grpc.ServerCertificateConfiguration:
         """Of a server. ca: of the clients, which must show a certificate of it; None: they need not."""
-        assert self.key and self.cert  # noqa: S101  # of a server
+        assert self.key is not None  # noqa: S101  # A server has both.
+        assert self.cert is not None  # noqa: S101
         return grpc.ssl_server_certificate_configuration([(self.key, self.cert)], root_certificates=self.ca)
 
 

@@ -99,7 +99,7 @@ def write_all(
     folders = [directory / role for role in roles]
     if there := [str(folder) for folder in folders if (folder / "tls.key").exists() and not renew]:
         raise BadSettings(f"{', '.join(there)}: there are certificates already; --renew replaces them, by the same CA")
-    authority = _read_authority(directory) or new_authority(now, max(days, 3650))
+    authority = read_authority(directory) or new_authority(now, max(days, 3650))
     directory.mkdir(parents=True, exist_ok=True)
     _write(directory / "ca.key", _key_pem(authority.key), 0o600)
     _write(directory / "ca.crt", authority.pem(), 0o644)
@@ -112,7 +112,7 @@ def write_all(
     return folders
 
 
-def _read_authority(directory: Path) -> Authority | None:
+def read_authority(directory: Path) -> Authority | None:
     try:
         certificate = x509.load_pem_x509_certificate((directory / "ca.crt").read_bytes())
         key = serialization.load_pem_private_key((directory / "ca.key").read_bytes(), None)

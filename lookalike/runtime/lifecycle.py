@@ -94,7 +94,7 @@ async def serve(
     await checks.set(health.SERVICE_NAME, SERVING)
     port = _bind(server, settings, tls)
     telemetry.expose_metrics(settings.host, settings.metrics_port, security.metrics_tls(settings))
-    probes = await _serve_health_alone(checks, settings)
+    probes = await serve_health_alone(checks, settings)
     security.report_exposure(settings)
     await server.start()
     log.info("listening on %s:%d", settings.host, port)
@@ -177,7 +177,7 @@ def request_stop() -> None:
         signal.raise_signal(signal.SIGTERM)
 
 
-async def _serve_health_alone(checks: health.aio.HealthServicer, settings: ProcessSettings) -> grpc.aio.Server:
+async def serve_health_alone(checks: health.aio.HealthServicer, settings: ProcessSettings) -> grpc.aio.Server:
     """A plain server of the health service alone, for probes that know no TLS (the kubelet's)."""
     server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
@@ -29,10 +30,15 @@ import numpy as np
 import pyarrow as pa
 
 from index.building.build import SpaceVectors, build
+from lookalike.channels import aio_client_channel, use_tls
+from lookalike.local.certificates import write_all
 from lookalike.local.probes import free_ports, is_serving
 from lookalike.local.process_specs import ROOT
+from lookalike.retries import DEFAULT_RETRIES
+from lookalike.retries import service_config as client_service_config
 from lookalike.v1.search_pb2 import Example, SearchRequest
 from lookalike.v1.types_pb2 import SPACE_IMAGE
+from tests.certificates import flags_of, tls_of
 from tests.edges import IMPLEMENTATIONS
 
 PRODUCTS, DIM = 300, 16
@@ -86,9 +92,34 @@ def run(
     callers: int,
     pause_s: float,
     node_modules: Path | None = None,
+    tls: bool = False,
     progress: Callable[[str], object] = lambda line: None,
 ) -> Tally:
-    """Restart one gateway after the other under the load of `callers` of each kind."""
+    """Restart one gateway after the other under the load of `callers` of each kind.
+
+    tls: whether gateways and the shard have certificates, and ask for them: all are replaced before each restart. Then
+    there is no client in Node, and all have gRPC's transparent retries, which it has by default: connections end by
+    their age all the time, and a call that gRPC has not sent yet on one that ends is otherwise failed.
+    """
+    certs = folder / "certs" if tls else None
+    if certs:
+        write_all(certs, ["gateway", "shard", "client"], [], datetime.now(UTC), 1, renew=False)
+    use_tls(tls_of(certs, "client") if certs else None)
+    try:
+        return _run(folder, restarts, callers, pause_s, node_modules, certs, progress)
+    finally:
+        use_tls(None)
+
+
+def _run(
+    folder: Path,
+    restarts: int,
+    callers: int,
+    pause_s: float,
+    node_modules: Path | None,
+    certs: Path | None,
+    progress: Callable[[str], object],
+) -> Tally:
     tally = Tally()
     location = folder / "index"
     vectors = np.random.default_rng(0).normal(size=(PRODUCTS, DIM)).astype(np.float32)
@@ -97,16 +128,21 @@ def run(
     shard, *ports = free_ports(3)
     with ExitStack() as stack:
         start = partial(_started, folder, stack)
-        start(["shard", "--location", str(location), "--shard", "0", "--threads", "1"], shard)
+        start(
+            ["shard", "--location", str(location), "--shard", "0", "--threads", "1", *flags_of(certs, "shard")], shard
+        )
+        gateway = ["gateway", "--shards", f"127.0.0.1:{shard}", "--cache-ttl-s", "0"]
         commands = [
-            ["gateway", "--shards", f"127.0.0.1:{shard}", "--cache-ttl-s", "0", "--grpc-server", edge]
-            for edge in _edges()
+            [*gateway, *(flags_of(certs, "gateway") if certs else ["--grpc-server", edge])] for edge in _edges()
         ]
         gateways = [start(command, port) for command, port in zip(commands, ports, strict=True)]
         target = "ipv4:" + ",".join(f"127.0.0.1:{port}" for port in ports)
-        with _load(target, callers, pause_s, node_modules, tally):
+        with _load(target, callers, pause_s, node_modules, certs, tally):
             sleep(SETTLE_S)
             for i in range(restarts):
+                if certs:
+                    write_all(certs, ["gateway", "shard", "client"], [], datetime.now(UTC), 1, renew=True)
+                    sleep(SETTLE_S)
                 began_s = monotonic()
                 gateways[i % 2].send_signal(signal.SIGTERM)
                 gateways[i % 2].wait(START_S)
@@ -139,9 +175,11 @@ def _started(folder: Path, stack: ExitStack, serve: Sequence[str], port: int) ->
 
 
 @contextmanager
-def _load(target: str, callers: int, pause_s: float, node_modules: Path | None, tally: Tally) -> Iterator[None]:
+def _load(
+    target: str, callers: int, pause_s: float, node_modules: Path | None, certs: Path | None, tally: Tally
+) -> Iterator[None]:
     stop = threading.Event()
-    python = threading.Thread(target=lambda: asyncio.run(_call(target, callers, pause_s, tally, stop)))
+    python = threading.Thread(target=lambda: asyncio.run(_call(target, callers, pause_s, certs, tally, stop)))
     python.start()
     nodes = [] if node_modules is None else [_node(target, callers, pause_s, node_modules, r) for r in (True, False)]
     try:
@@ -174,7 +212,9 @@ def _node(
     return _kind("node", retries=retries), process
 
 
-async def _call(target: str, callers: int, pause_s: float, tally: Tally, stop: threading.Event) -> None:
+async def _call(
+    target: str, callers: int, pause_s: float, certs: Path | None, tally: Tally, stop: threading.Event
+) -> None:
     async def caller(name: str, channel: Any) -> None:
         while not stop.is_set():
             try:
@@ -187,7 +227,11 @@ async def _call(target: str, callers: int, pause_s: float, tally: Tally, stop: t
     async with asyncio.TaskGroup() as group:
         for retries in (True, False):
             options = tuple(channel_options(retries=retries).items())
-            channel = grpc.aio.insecure_channel(target, options=options)  # noqa: TID251  # options of its own
+            if certs:
+                policy = client_service_config(DEFAULT_RETRIES if retries else None)
+                channel = aio_client_channel(target, policy, tls_of(certs, "client", server_name="gateway"))
+            else:
+                channel = grpc.aio.insecure_channel(target, options=options)  # noqa: TID251  # options of its own
             for _ in range(callers):
                 group.create_task(caller(_kind("python", retries=retries), channel))
 
