@@ -4,12 +4,14 @@ What it writes is named as Kubernetes and cert-manager name it, so that theirs c
 
     DIR/ca.crt, DIR/ca.key                  the authority; its key signs, and belongs nowhere else
     DIR/ROLE/tls.crt, tls.key, ca.crt       of one process, or caller
+    DIR/model-server/ssl.config             the same, as TensorFlow-Serving reads it
 """
 
 from __future__ import annotations
 
 import datetime
 import ipaddress
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -109,7 +111,16 @@ def write_all(
         _write(folder / "tls.key", issued.key, 0o600)
         _write(folder / "tls.crt", issued.cert, 0o644)
         _write(folder / "ca.crt", authority.pem(), 0o644)
+        if role == "model-server":
+            _write(folder / "ssl.config", tensorflow_serving_config(issued, authority.pem()), 0o600)
     return folders
+
+
+def tensorflow_serving_config(own: Issued, client_ca: bytes) -> bytes:
+    """TensorFlow-Serving's --ssl_config_file: an SSLConfig in text format, with what is in PEM files elsewhere."""
+    fields = {"server_key": own.key, "server_cert": own.cert, "custom_ca": client_ca}
+    lines = [f"{name}: {json.dumps(pem.decode())}" for name, pem in fields.items()]
+    return "\n".join([*lines, "client_verify: true", ""]).encode()
 
 
 def read_authority(directory: Path) -> Authority | None:

@@ -7,7 +7,7 @@ import socket
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -32,9 +32,13 @@ from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.replicas import Replicas
 from lookalike.runtime.settings import ProcessSettings
 from lookalike.status import to_error
+from lookalike.stream.redis_stream import open_redis_stream
+from lookalike.stream.settings import StreamSettings
 from lookalike.tls import LOOK_S, PemFiles, Tls
+from server.redis_result_cache import RedisResultCache
 from tests.certificates import settings_of, tls_of
 from tests.contract.test_edge import SERVICE, UNARY, echo_each, no_stream, request
+from tests.redis_servers import RedisServer
 
 CALL_S = 10.0
 
@@ -222,7 +226,7 @@ def test_a_blocking_channel_takes_new_files_for_new_calls(certs: Path) -> None:
 
     def connect(pems: Any) -> grpc.Channel:
         made.append(pems.cert)
-        return grpc.secure_channel("127.0.0.1:1", pems.channel_credentials)  # noqa: TID251  # never connected
+        return grpc.secure_channel("127.0.0.1:1", pems.channel_credentials)  # never connected
 
     with channels.RenewedChannel(files, connect) as channel:
         first = channel.current()
@@ -297,3 +301,49 @@ async def test_the_health_service_alone_has_a_plain_port(certs: Path) -> None:
         with pytest.raises(grpc.aio.AioRpcError, match="UNIMPLEMENTED"):
             await channel.unary_unary(UNARY)(request(), timeout=CALL_S)  # type: ignore[misc]
     await probes.stop(None)
+
+
+@asynccontextmanager
+async def tls_in_front_of(port: int, certs: Path, role: str) -> AsyncIterator[int]:
+    """A port where TLS ends, and asks for a certificate: the redis-server here may be built without it."""
+    context = security.metrics_tls(EchoSettings(**settings_of(certs, role)))
+    assert context is not None
+
+    async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(1 << 16):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        behind_reader, behind_writer = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(pipe(reader, behind_writer), pipe(behind_reader, writer))
+
+    front = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=context())
+    async with front:
+        yield front.sockets[0].getsockname()[1]
+
+
+async def test_the_cache_and_the_stream_are_reached_by_tls_with_the_certificates_of_the_process(
+    certs: Path, tmp_path: Path
+) -> None:
+    issue(certs, "redis")
+    with RedisServer(tmp_path) as redis:
+        async with tls_in_front_of(redis.port, certs, "redis") as port:
+            channels.use_tls(tls_of(certs, "client"))
+            cache = RedisResultCache(f"rediss://127.0.0.1:{port}", ttl_s=60, timeout_s=CALL_S)
+            cache.put("key", b"value")
+            async with asyncio.timeout(CALL_S):
+                while await cache.get("key") != b"value":  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            await cache.close()
+            url = f"rediss://127.0.0.1:{port}"
+            stream = await open_redis_stream(StreamSettings(url=url, timeout_s=CALL_S))
+            await stream.close()
+            channels.use_tls(None)
+            own = f"?ssl_ca_certs={certs}/ca.crt&ssl_certfile={certs}/client/tls.crt&ssl_keyfile={certs}/client/tls.key"
+            stream = await open_redis_stream(StreamSettings(url=url + own, timeout_s=CALL_S))
+            await stream.close()
+            with pytest.raises(Unavailable):
+                await open_redis_stream(StreamSettings(url=url, timeout_s=CALL_S))
