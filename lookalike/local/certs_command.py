@@ -64,5 +64,5 @@ def _advice(directory: Path, folders: Sequence[Path], days: int) -> list[str]:
         f"  for role in {roles.replace(',', '')}; do",
         f"    kubectl -n lookalike create secret generic $role-tls --from-file={certs}/$role",
         "  done",
-        "More: docs/security.md",
+        "More: docs/tls.md",
     ]

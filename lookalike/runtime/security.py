@@ -99,16 +99,21 @@ class ServerConfigurations:
             return pems.server_configuration()
 
 
-def guard_of(settings: ProcessSettings) -> Guard | None:
-    """Refuses callers whose certificates have none of the allowed names; None: there are no such names."""
+def guard_of(settings: ProcessSettings, then: Guard | None = None) -> Guard | None:
+    """Refuses callers whose certificates have none of the allowed names, and then what another guard does.
+
+    None: there are neither.
+    """
     if not settings.tls_allowed_names:
-        return None
+        return then
     allowed = frozenset(settings.tls_allowed_names)
 
     def guard(call: Call) -> None:
         if allowed.isdisjoint(call.identities):
             names = ", ".join(call.identities) or "no name"
             raise PermissionDenied(f"the certificate of {names} may not call this server: tls_allowed_names has others")
+        if then is not None:
+            then(call)
 
     return guard
 
@@ -117,7 +122,7 @@ def metrics_tls(settings: ProcessSettings) -> Callable[[], ssl.SSLContext] | Non
     """The context of the next connection to the Prometheus page; None: it is plain. Raises BadSettings."""
     if not settings.tls_cert:
         return None
-    ca = settings.metrics_client_ca or settings.tls_client_ca
+    ca = settings.tls_client_ca
     files = PemFiles(ca=ca, cert=settings.tls_cert, key=settings.tls_key)
     contexts: dict[Pems, ssl.SSLContext] = {}
 

@@ -66,13 +66,12 @@ class ProcessSettings:
         "PEM file of the CA of the servers that this process calls, by TLS, with its own certificate; empty: without",
     )
     tls_server_name: str = setting("", "name that their certificates must have; empty: that of their address")
-    metrics_client_ca: str = setting("", "as tls_client_ca, for the Prometheus page; empty: tls_client_ca")
     insecure: bool = setting(False, "listen beyond this machine without TLS, or to callers that prove nothing")
     drain_s: float = setting(5.0, "after SIGTERM, time for calls in progress to finish", at_least=0, at_most=3600)
     log_level: str = setting("info", "lowest level that is logged", choices=("debug", "info", "warning", "error"))
 
     def checks_callers(self) -> bool:
-        """Whether calls are answered only if the caller proves who it is."""
+        """Whether calls, and requests for the metrics page, are answered only if the caller proves who it is."""
         return bool(self.tls_client_ca)
 
     def exposure(self) -> str:
@@ -83,17 +82,14 @@ class ProcessSettings:
             return "calls are not encrypted: set tls_cert and tls_key"
         if not self.checks_callers():
             return "anybody may call: set tls_client_ca"
-        if self.metrics_port and not (self.metrics_client_ca or self.tls_client_ca):
-            return "anybody may read the metrics: set metrics_client_ca, or metrics_port to 0"
         return ""
 
     def check_security(self) -> None:
         """Raises BadSettings for settings of TLS that do not fit together, and for what is open and should not be."""
         if bool(self.tls_cert) != bool(self.tls_key):
             raise BadSettings(f"tls_cert={self.tls_cert}, tls_key={self.tls_key}: set both, or none")
-        for name in ("tls_client_ca", "metrics_client_ca"):
-            if getattr(self, name) and not self.tls_cert:
-                raise BadSettings(f"{name}={getattr(self, name)}: certificates are checked by TLS: set tls_cert, too")
+        if self.tls_client_ca and not self.tls_cert:
+            raise BadSettings(f"tls_client_ca={self.tls_client_ca}: certificates are checked by TLS: set tls_cert, too")
         if self.tls_allowed_names and not self.tls_client_ca:
             raise BadSettings("tls_allowed_names: names are those of certificates: set tls_client_ca, too")
         if self.tls_cert and self.grpc_server == "native":

@@ -7,14 +7,15 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
-from http.server import ThreadingHTTPServer
+from socketserver import ThreadingMixIn
 from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import MetricsHandler, start_http_server
+from prometheus_client import make_wsgi_app, start_http_server
 
 log = logging.getLogger(__name__)
 
-_HANDSHAKE_S = 10.0
+_REQUEST_S = 10.0  # Of a client that sends no request.
 
 # Bounds of classic histogram buckets, dense around the latency objectives. Above 1 s something is wrong.
 SECONDS_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 10.0)
@@ -32,25 +33,31 @@ def expose_metrics(host: str, port: int, tls: Callable[[], ssl.SSLContext] | Non
     if tls is None:
         start_http_server(port, addr=host)
         return
-    server = _TlsServer((host, port), MetricsHandler, tls)
-    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+    page = make_server(host.strip("[]"), port, make_wsgi_app(), _TlsServer, _Handler)
+    page.tls = tls
+    threading.Thread(target=page.serve_forever, name="metrics", daemon=True).start()
 
 
-class _TlsServer(ThreadingHTTPServer):
+class _TlsServer(ThreadingMixIn, WSGIServer):
     """prometheus_client's own keeps the certificate of its start, and lets one slow handshake hold up all others."""
 
-    def __init__(
-        self, address: tuple[str, int], handler: type[MetricsHandler], tls: Callable[[], ssl.SSLContext]
-    ) -> None:
-        self._tls = tls
+    daemon_threads = True
+    tls: Callable[[], ssl.SSLContext]
+
+    def __init__(self, address: tuple[str, int], handler: type[WSGIRequestHandler]) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        super().__init__((address[0].strip("[]"), address[1]), handler)
+        super().__init__(address, handler)
 
     def get_request(self) -> tuple[socket.socket, Any]:
         connection, address = super().get_request()
-        connection.settimeout(_HANDSHAKE_S)
+        connection.settimeout(_REQUEST_S)
         # The handshake is at the first read, in the thread of the connection.
-        return self._tls().wrap_socket(connection, server_side=True, do_handshake_on_connect=False), address
+        return self.tls().wrap_socket(connection, server_side=True, do_handshake_on_connect=False), address
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         log.debug("a connection to the metrics page failed", exc_info=True)
+
+
+class _Handler(WSGIRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing: Prometheus asks every few seconds."""

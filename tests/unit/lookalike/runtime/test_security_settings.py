@@ -35,14 +35,12 @@ class KeyedSettings(EchoSettings):
         (EchoSettings(tls_cert="tls.crt"), "set both, or none"),
         (EchoSettings(tls_key="tls.key"), "set both, or none"),
         (EchoSettings(tls_client_ca="ca.crt"), "set tls_cert, too"),
-        (EchoSettings(metrics_client_ca="ca.crt"), "set tls_cert, too"),
         (EchoSettings(**TLS, tls_allowed_names=("gateway",)), "set tls_client_ca, too"),
         (EchoSettings(**TLS, grpc_server="native"), "the native server has no TLS"),
         (EchoSettings(host=EVERYWHERE), "set tls_cert and tls_key; or --insecure"),
         (EchoSettings(host=EVERYWHERE, **TLS), "anybody may call: set tls_client_ca"),
         (EchoSettings(host="shard-0.shard"), "set tls_cert and tls_key"),
         (KeyedSettings(host=EVERYWHERE), "set tls_cert and tls_key"),
-        (KeyedSettings(host=EVERYWHERE, **TLS, metrics_port=9090), "set metrics_client_ca"),
     ],
 )
 def test_settings_that_do_not_fit_or_leave_a_process_open_are_refused(settings: ProcessSettings, reason: str) -> None:
@@ -59,7 +57,6 @@ def test_settings_that_do_not_fit_or_leave_a_process_open_are_refused(settings: 
         EchoSettings(host=EVERYWHERE, insecure=True),
         EchoSettings(host=EVERYWHERE, **TLS, tls_client_ca="ca.crt", metrics_port=9090, health_port=50052),
         KeyedSettings(host=EVERYWHERE, **TLS),
-        KeyedSettings(host=EVERYWHERE, **TLS, metrics_port=9090, metrics_client_ca="ca.crt"),
     ],
 )
 def test_a_process_may_listen_here_or_to_callers_that_it_knows_or_where_it_is_told_insecure(
