@@ -67,7 +67,8 @@ async def connect(address: str, times: int) -> None:
     for _ in range(times):
         async with aio_channel(address) as channel:
             # A pool of its own: the others of this process keep their connection.
-            await channel.unary_unary(HEALTH)(b"", timeout=60)  # type: ignore[misc]
+            check: Any = channel.unary_unary(HEALTH)
+            await check(b"", timeout=60)
 
 
 def measure(kind: Kind, pids: list[int], calls: int) -> dict[str, float]:
@@ -123,8 +124,8 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=2_000)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="lookalike-bench-") as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory(prefix="lookalike-bench-") as directory:
+        folder = Path(directory)
         certificates.write_all(
             folder / "certs", ["node", "gateway", "shard", "client"], [], datetime.now(UTC), 1, renew=False
         )
@@ -146,8 +147,8 @@ def main() -> None:
                     taken[kind.name].append(measure(kind, own, options.calls))
             channels.use_tls(None)
     rows = {
-        kind: {figure: round(float(np.median([each[figure] for each in rounds])), 1) for figure in rounds[0]}
-        for kind, rounds in taken.items()
+        name: {figure: round(float(np.median([each[figure] for each in rounds])), 1) for figure in rounds[0]}
+        for name, rounds in taken.items()
     }
     ratios = {
         f"{deployment}: tls / {other}": round(
@@ -164,8 +165,8 @@ def main() -> None:
         for deployment in ("node", "gateway and shard")
         for other in ("grpcio", "native")
     }
-    for kind, row in rows.items():
-        print(f"{kind:>28}", *(f"{value:>10}" for value in row.values()))
+    for name, row in rows.items():
+        print(f"{name:>28}", *(f"{value:>10}" for value in row.values()))
     print(ratios)
     caveats = (
         "closed loop, one client process, servers and client share the cores of a busy machine; a node answers a "

@@ -14,7 +14,7 @@ import grpc.aio
 from lookalike.errors import BadSettings
 from lookalike.limits import KEEPALIVE_TIME_MS, KEEPALIVE_TIMEOUT_MS, MAX_MESSAGE_BYTES
 from lookalike.renewed_channels import RenewedAioChannel, RenewedChannel
-from lookalike.tls import Tls
+from lookalike.tls import Pems, Tls
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -77,7 +77,11 @@ def _blocking(target: str, options: ChannelOptions, tls: Tls | None, server_name
     if tls is None:
         return grpc.insecure_channel(target, options=options)  # noqa: TID251  # the factory itself
     options = _named(target, options, tls.server_name or server_name)
-    return RenewedChannel(tls.files, lambda pems: grpc.secure_channel(target, pems.channel_credentials, options))
+
+    def connect(pems: Pems) -> grpc.Channel:
+        return grpc.secure_channel(target, pems.channel_credentials, options)  # noqa: TID251  # the factory itself
+
+    return RenewedChannel(tls.files, connect)
 
 
 def _aio(target: str, options: ChannelOptions, tls: Tls | None, server_name: str = "") -> grpc.aio.Channel:
@@ -85,10 +89,11 @@ def _aio(target: str, options: ChannelOptions, tls: Tls | None, server_name: str
     if tls is None:
         return grpc.aio.insecure_channel(target, options=options)  # noqa: TID251  # the factory itself
     options = _named(target, options, tls.server_name or server_name)
-    return RenewedAioChannel(
-        tls.files,
-        lambda pems: grpc.aio.secure_channel(target, pems.channel_credentials, options),
-    )
+
+    def connect(pems: Pems) -> grpc.aio.Channel:
+        return grpc.aio.secure_channel(target, pems.channel_credentials, options)  # noqa: TID251  # the factory itself
+
+    return RenewedAioChannel(tls.files, connect)
 
 
 def _named(target: str, options: ChannelOptions, server_name: str) -> ChannelOptions:

@@ -26,6 +26,7 @@ from lookalike.channels import aio_channel, blocking_channel
 from lookalike.errors import BadSettings, LookalikeError, Unavailable
 from lookalike.local import certificates
 from lookalike.local.probes import free_ports
+from lookalike.renewed_channels import RenewedChannel
 from lookalike.runtime import edge, lifecycle, security, telemetry
 from lookalike.runtime.call import current
 from lookalike.runtime.deadline import Deadline
@@ -226,9 +227,9 @@ def test_a_blocking_channel_takes_new_files_for_new_calls(certs: Path) -> None:
 
     def connect(pems: Any) -> grpc.Channel:
         made.append(pems.cert)
-        return grpc.secure_channel("127.0.0.1:1", pems.channel_credentials)  # never connected
+        return grpc.secure_channel("127.0.0.1:1", pems.channel_credentials)  # noqa: TID251  # never connected  # never connected
 
-    with channels.RenewedChannel(files, connect) as channel:
+    with RenewedChannel(files, connect) as channel:
         first = channel.current()
         issue(certs, "client")
         assert channel.current() is first
@@ -298,8 +299,9 @@ async def test_the_health_service_alone_has_a_plain_port(certs: Path) -> None:
     async with aio_channel(f"127.0.0.1:{port}") as channel:
         call: Any = channel.unary_unary("/grpc.health.v1.Health/Check")
         assert await call(b"", timeout=CALL_S) == b"\x08\x01"
+        echo: Any = channel.unary_unary(UNARY)
         with pytest.raises(grpc.aio.AioRpcError, match="UNIMPLEMENTED"):
-            await channel.unary_unary(UNARY)(request(), timeout=CALL_S)  # type: ignore[misc]
+            await echo(request(), timeout=CALL_S)
     await probes.stop(None)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -13,7 +13,7 @@ from lookalike.errors import BadSettings
 from lookalike.runtime.settings import ProcessSettings, is_loopback, load
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104  # A setting that is judged, not listened on.
-TLS = {"tls_cert": "tls.crt", "tls_key": "tls.key"}
+TLS: dict[str, Any] = {"tls_cert": "tls.crt", "tls_key": "tls.key"}
 
 
 @dataclass(frozen=True, kw_only=True)
