@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from loadtest.mix import ProductInfo, QueryInputs
 from lookalike.cli import npy_files
+from lookalike.client import Client, Tls
 from lookalike.errors import BadSettings
 from lookalike.limits import MAX_IMAGE_BYTES
 from lookalike.spaces import VECTOR_SPACES
@@ -36,6 +37,10 @@ class LoadPlan:
     photos: Sequence[str]  # File names.
     vectors: str  # A .npy file; empty: none.
     vector_space: str
+    tls: Mapping[str, str] = field(default_factory=dict)  # `Tls.names`; empty: the gateway is called plainly.
+
+    def connect(self) -> Client:
+        return Client(self.address, tls=Tls.of(self.tls) if self.tls else None)
 
     def read_inputs(self) -> QueryInputs:
         """Read the photos and vectors that the queries are made of."""

@@ -18,6 +18,8 @@ from urllib.parse import urlsplit
 
 from loadtest import discovery, plan, report, slo
 from loadtest.mix import KINDS
+from lookalike import channels
+from lookalike.cli import flags
 from lookalike.cli.arguments import number
 from lookalike.cli.flags import DEFAULT_ADDRESS
 from lookalike.client import Client
@@ -45,6 +47,7 @@ examples:
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     options = _parser(environ).parse_args(argv)
+    flags.use_tls(options)
     for address in (options.address, urlsplit(options.metrics).netloc):
         _check_address(address, owned=options.i_own_this_server)
     objectives = slo.read(options.slo)
@@ -79,6 +82,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     option = parser.add_argument
     address = environ.get("LOOKALIKE_ADDRESS", DEFAULT_ADDRESS)
     option("--address", metavar="HOST:PORT", default=address, help="the gateway [LOOKALIKE_ADDRESS, %(default)s]")
+    flags.add_tls_flags(parser, environ)
     metrics = environ.get("LOOKALIKE_METRICS", "http://127.0.0.1:9090/metrics")
     option(
         "--metrics", metavar="URL", default=metrics, help="its metrics page [LOOKALIKE_METRICS, default: %(default)s]"
@@ -122,6 +126,7 @@ def _plan_run(options: argparse.Namespace) -> tuple[plan.LoadPlan, Mapping[str, 
     """The plan, and the kinds of query that the gateway does not answer, with its reasons."""
     space, vectors = plan.parse_vectors(options.vectors)
     with Client(options.address) as client:
+        tls = channels.process_tls()
         draft = plan.LoadPlan(
             address=options.address,
             users=options.users,
@@ -133,6 +138,7 @@ def _plan_run(options: argparse.Namespace) -> tuple[plan.LoadPlan, Mapping[str, 
             photos=plan.find_photos(options.images) if options.images else (),
             vectors=vectors,
             vector_space=space,
+            tls=tls.names() if tls else {},
         )
         mix = discovery.answerable_mix(client, draft.read_inputs(), options.mix, options.seed)
     return dataclasses.replace(draft, mix=mix.weights), mix.left_out
@@ -158,10 +164,12 @@ def _run_users(load_plan: plan.LoadPlan) -> dict[str, Any]:
 
 def _scrape(url: str) -> dict[str, dict[Labels, Histogram]]:
     """Read the gateway's two histograms from its metrics page. Raises BadSettings and Unavailable."""
-    if urlsplit(url).scheme != "http":
-        raise BadSettings(f"--metrics {url}: not an http:// address")
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise BadSettings(f"--metrics {url}: not an http:// or https:// address")
     try:
-        with urllib.request.urlopen(url, timeout=5) as reply:  # noqa: S310  # the scheme is checked above
+        tls = channels.process_tls()
+        context = tls.context() if tls and url.startswith("https:") else None
+        with urllib.request.urlopen(url, timeout=5, context=context) as reply:  # noqa: S310  # the scheme is checked above
             page = reply.read(MAX_PAGE_BYTES).decode()
         return {name: parse_histograms(page, name) for name in (REQUESTS, STAGES)}
     except (OSError, ValueError) as error:

@@ -30,7 +30,7 @@ from locust.exception import StopUser
 from loadtest import discovery
 from loadtest.mix import KINDS, QueryGenerator, QueryInputs
 from loadtest.plan import LoadPlan, find_photos, parse_vectors, read, read_vectors
-from lookalike.client import Client
+from lookalike.client import Client, Tls
 from lookalike.errors import BadSettings, LookalikeError
 
 grpc.experimental.gevent.init_gevent()
@@ -98,6 +98,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         help=f"kinds of query (default: those of {mix} that the gateway answers)",
     )
     option("--rate-per-user", type=float, default=RATE_PER_USER, help="calls per second; 0: no limit (%(default)s)")
+    # Locust's own --tls-cert and --tls-key are of its web page.
+    for name in ("ca", "cert", "key"):
+        option(f"--gateway-tls-{name}", metavar="FILE", default="", help=f"as --tls-{name} of `lookalike load`")
     option("--query-seed", type=int, default=-1, help="of the queries; -1: random")
 
 
@@ -130,7 +133,7 @@ def _discover_target(address: str, options: argparse.Namespace) -> Target:
     seed = random.randrange(2**32) if options.query_seed < 0 else options.query_seed
     space, vectors = parse_vectors(options.vectors)
     photos = find_photos(Path(options.images)) if options.images else []
-    client = Client(address)
+    client = Client(address, tls=_tls(options))
     try:
         inputs = QueryInputs(
             products=discovery.list_products(client),
@@ -147,6 +150,12 @@ def _discover_target(address: str, options: argparse.Namespace) -> Target:
     return Target(client=client, inputs=inputs, mix=mix.weights, seeds=itertools.count(seed))
 
 
+def _tls(options: argparse.Namespace) -> Tls | None:
+    if not options.gateway_tls_ca:
+        return None
+    return Tls(ca=options.gateway_tls_ca, cert=options.gateway_tls_cert, key=options.gateway_tls_key)
+
+
 def _address(host: str) -> str:
     """host:port of Locust's --host, which may be written like a URL. Raises BadSettings."""
     address = urlsplit(host).netloc if "://" in host else host
@@ -158,7 +167,7 @@ def _address(host: str) -> str:
 def run(plan: LoadPlan) -> dict[str, Any]:
     """Send queries for `plan.seconds`; returns the users' measurements, by kind of query."""
     environment = Environment(user_classes=[Shopper], stop_timeout=DRAIN_S)
-    with Client(plan.address) as client:
+    with plan.connect() as client:
         target = Target(client=client, inputs=plan.read_inputs(), mix=plan.mix, seeds=itertools.count(plan.seed))
         _set_target(target, rate_per_user=plan.rate / plan.users)
         runner = environment.create_local_runner()

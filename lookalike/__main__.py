@@ -76,6 +76,9 @@ COMMANDS = {
     "serve model-server": Command("encoders.serving.model_server:main", "the image encoder, by TF-Serving's protocol"),
     "serve worker": Command("pipeline.worker.app:main", "a worker that makes the changes of product events"),
     "serve local": Command("lookalike.local.serve:main", "an index on this machine, without encoders"),
+    "certs dev": Command(
+        "lookalike.local.certs_command:main", "write a private CA, and a certificate of it for every role"
+    ),
     "load": Command("loadtest.run:main", "load-test a gateway and compare its latencies with objectives"),
 }
 

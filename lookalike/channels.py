@@ -1,4 +1,7 @@
-"""Create gRPC channels; no other module does. A channel connects when first used and reconnects after a failure."""
+"""Create gRPC channels; no other module does. A channel connects when first used and reconnects after a failure.
+
+Channels are plain, or all of them use TLS: `use_tls` says which, once for the process; a caller's may have its own.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,10 @@ from collections.abc import Sequence
 import grpc
 import grpc.aio
 
+from lookalike.errors import BadSettings
 from lookalike.limits import KEEPALIVE_TIME_MS, KEEPALIVE_TIMEOUT_MS, MAX_MESSAGE_BYTES
+from lookalike.renewed_channels import RenewedAioChannel, RenewedChannel
+from lookalike.tls import Pems, Tls
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -33,22 +39,70 @@ _CALLERS = (
 ChannelOptions = tuple[tuple[str, str | int], ...]
 
 
-def blocking_channel(address: str) -> grpc.Channel:
-    """A blocking channel to `host:port`, or to what else `client_target` takes."""
-    target, options = client_target(address)
-    return grpc.insecure_channel(target, options=(*_OPTIONS, *options))  # noqa: TID251  # the factory itself
+# How channels of this process are opened that are not told otherwise. One value and no argument of every class between
+# here and the settings: a hop that was forgotten would be a plain one.
+_process_tls: list[Tls] = []
 
 
-def aio_channel(address: str) -> grpc.aio.Channel:
+def use_tls(tls: Tls | None) -> None:
+    """Open all channels of this process by TLS from now on, or plain ones again. Raises BadSettings."""
+    _process_tls[:] = [tls] if tls and tls.files.current() else []
+
+
+def blocking_channel(address: str, server_name: str = "") -> grpc.Channel:
+    """A blocking channel to `host:port`, or to what else `client_target` takes.
+
+    server_name: that the address was resolved from, which the server's certificate must have; "": that of the address.
+    """
+    return _blocking(*client_target(address), process_tls(), server_name)
+
+
+def aio_channel(address: str, server_name: str = "") -> grpc.aio.Channel:
     """As `blocking_channel`, for the running event loop."""
-    target, options = client_target(address)
-    return grpc.aio.insecure_channel(target, options=(*_OPTIONS, *options))  # noqa: TID251  # the factory itself
+    return _aio(*client_target(address), process_tls(), server_name)
 
 
 def aio_channels(address: str, count: int) -> tuple[grpc.aio.Channel, ...]:
     """`count` asyncio channels to one `host:port`, each with its own connections."""
-    options = (*_OPTIONS, _OWN_CONNECTIONS)
-    return tuple(grpc.aio.insecure_channel(address, options=options) for _ in range(count))  # noqa: TID251  # the factory itself
+    return tuple(_aio(address, (_OWN_CONNECTIONS,), process_tls()) for _ in range(count))
+
+
+def process_tls() -> Tls | None:
+    """How channels of this process are opened; None: plain."""
+    return _process_tls[0] if _process_tls else None
+
+
+def _blocking(target: str, options: ChannelOptions, tls: Tls | None, server_name: str = "") -> grpc.Channel:
+    options = (*_OPTIONS, *options)
+    if tls is None:
+        return grpc.insecure_channel(target, options=options)  # noqa: TID251  # the factory itself
+    options = _named(target, options, tls.server_name or server_name)
+
+    def connect(pems: Pems) -> grpc.Channel:
+        return grpc.secure_channel(target, pems.channel_credentials, options)  # noqa: TID251  # the factory itself
+
+    return RenewedChannel(tls.files, connect)
+
+
+def _aio(target: str, options: ChannelOptions, tls: Tls | None, server_name: str = "") -> grpc.aio.Channel:
+    options = (*_OPTIONS, *options)
+    if tls is None:
+        return grpc.aio.insecure_channel(target, options=options)  # noqa: TID251  # the factory itself
+    options = _named(target, options, tls.server_name or server_name)
+
+    def connect(pems: Pems) -> grpc.aio.Channel:
+        return grpc.aio.secure_channel(target, pems.channel_credentials, options)  # noqa: TID251  # the factory itself
+
+    return RenewedAioChannel(tls.files, connect)
+
+
+def _named(target: str, options: ChannelOptions, server_name: str) -> ChannelOptions:
+    """The options with the name that the server's certificate must have. Raises BadSettings where none can be known."""
+    if server_name:
+        return (*options, ("grpc.ssl_target_name_override", server_name))
+    if "," in target:
+        raise BadSettings(f"{target}: with TLS, several addresses need the name of their certificates: tls_server_name")
+    return options
 
 
 def client_target(addresses: str | Sequence[str]) -> tuple[str, ChannelOptions]:
@@ -77,15 +131,20 @@ def _ip_version(address: str) -> int:
         raise ValueError(f"{address}: of several addresses each must be ip:port; a name may have several") from None
 
 
-def blocking_client_channel(addresses: str | Sequence[str], service_config: str) -> grpc.Channel:
-    """A blocking channel of a caller to one gateway or several, which retries by the service config."""
+def blocking_client_channel(
+    addresses: str | Sequence[str], service_config: str, tls: Tls | None = None
+) -> grpc.Channel:
+    """A blocking channel of a caller to one gateway or several, which retries by the service config.
+
+    tls: None: as the process's other channels. Raises BadSettings for files that cannot be used.
+    """
     target, options = client_target(addresses)
-    options = (*_OPTIONS, *_CALLERS, ("grpc.service_config", service_config), *options)
-    return grpc.insecure_channel(target, options=options)  # noqa: TID251  # the factory itself
+    options = (*_CALLERS, ("grpc.service_config", service_config), *options)
+    return _blocking(target, options, tls or process_tls())
 
 
-def aio_client_channel(addresses: str | Sequence[str], service_config: str) -> grpc.aio.Channel:
+def aio_client_channel(addresses: str | Sequence[str], service_config: str, tls: Tls | None = None) -> grpc.aio.Channel:
     """As `blocking_client_channel`, for the running event loop."""
     target, options = client_target(addresses)
-    options = (*_OPTIONS, *_CALLERS, ("grpc.service_config", service_config), *options)
-    return grpc.aio.insecure_channel(target, options=options)  # noqa: TID251  # the factory itself
+    options = (*_CALLERS, ("grpc.service_config", service_config), *options)
+    return _aio(target, options, tls or process_tls())

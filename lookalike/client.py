@@ -52,6 +52,7 @@ from lookalike.requests import (
 from lookalike.retries import DEFAULT_RETRIES, RetryPolicy, service_config
 from lookalike.spaces import VECTOR_SPACES, space_name
 from lookalike.status import from_request_error, to_error
+from lookalike.tls import Tls
 from lookalike.v1.catalog_pb2 import (
     AcceptedChange,
     BatchWriteResponse,
@@ -91,6 +92,7 @@ __all__ = [
     "PatchFields",
     "RetryPolicy",
     "SearchArguments",
+    "Tls",
     "UpsertArguments",
     "conditions",
     "example",
@@ -111,6 +113,8 @@ class Client:
                working on it then.
     retry:     how often, and after what pauses, a call is made again that no gateway could answer (UNAVAILABLE); None:
                never. Which calls, and why that is safe: `lookalike.retries`.
+    tls:       the certificates of a gateway that wants TLS: Tls(ca="ca.crt", cert="tls.crt", key="tls.key"). The files
+               are read again when they change. Raises BadSettings where they cannot be used. None: no TLS.
     """
 
     def __init__(
@@ -119,9 +123,10 @@ class Client:
         *,
         timeout_s: float = 10.0,
         retry: RetryPolicy | None = DEFAULT_RETRIES,
+        tls: Tls | None = None,
     ) -> None:
         self._timeout_s = timeout_s
-        self._channel = blocking_client_channel(address, service_config(retry))
+        self._channel = blocking_client_channel(address, service_config(retry), tls)
         self._similar = SimilarProductsStub(self._channel)
         self._catalog = CatalogStub(self._channel)
 
@@ -388,9 +393,10 @@ class AsyncClient:
         *,
         timeout_s: float = 10.0,
         retry: RetryPolicy | None = DEFAULT_RETRIES,
+        tls: Tls | None = None,
     ) -> None:
         self._timeout_s = timeout_s
-        self._channel = aio_client_channel(address, service_config(retry))
+        self._channel = aio_client_channel(address, service_config(retry), tls)
         self._similar = SimilarProductsStub(self._channel)
         self._catalog = CatalogStub(self._channel)
 

@@ -25,6 +25,7 @@ from lookalike.errors import (
     Unauthenticated,
     Unavailable,
 )
+from lookalike.tls_failures import explained
 from lookalike.v1.types_pb2 import RequestError
 
 STATUS: Mapping[type[LookalikeError], grpc.StatusCode] = {
@@ -65,7 +66,7 @@ def retry_delay_s(error: BaseException) -> float | None:
 
 def to_error(error: grpc.RpcError) -> LookalikeError:
     """The LookalikeError that the server raised, with its details: the reverse of `rich_status`."""
-    code, message = error.code(), error.details() or ""
+    code, message = error.code(), explained(error.details() or "")
     details = _details_of(error)
     if code is grpc.StatusCode.INVALID_ARGUMENT:
         bad = error_details_pb2.BadRequest()

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from index.serving.shard import RunningShard, open_shards
 from lookalike.releases.settings import open_index_location
-from lookalike.runtime import lifecycle, telemetry
+from lookalike.runtime import lifecycle, security, telemetry
 from lookalike.runtime.settings import load
 from node.local_shard import LocalShard
 from node.settings import NodeSettings
@@ -29,6 +29,7 @@ version may have another number of shards, up to --max-shards.
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
     settings = load(NodeSettings, environ, argv, description=DESCRIPTION)
     telemetry.configure_logging(settings.log_level)
+    security.use_outgoing_tls(settings)
     lifecycle.run(serve(settings))
     return 0
 

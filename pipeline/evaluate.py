@@ -29,7 +29,7 @@ from encoders.product.model import ProductModel
 from encoders.text import model as text_model
 from encoders.text.model import TextModel
 from encoders.text.perturbation import perturb_titles
-from lookalike.cli import arguments
+from lookalike.cli import arguments, flags
 from lookalike.cli.progress import progress_bar
 from lookalike.errors import BadArtifact, BadSettings, OperatorError
 from lookalike.product_rules import is_photo_url
@@ -59,9 +59,12 @@ MAX_SAMPLE = 20_000  # Quadratic: 20,000 take minutes, and far fewer give narrow
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
-    args = _parser().parse_args(argv)
+    args = _parser(environ).parse_args(argv)
+    flags.use_tls(args)
     if not 2 <= args.sample <= MAX_SAMPLE:
         raise BadSettings(f"--sample {args.sample}: must be in 2..{MAX_SAMPLE}")
+    if args.models and args.tls_ca:
+        raise BadSettings("--models and --tls-ca: its own model server has no TLS: run one, and give --model-server")
     if args.models and args.model_server:
         raise BadSettings("--models and --model-server: give only one of them")
     policy = SpacePolicy.parse(args.policy)
@@ -428,7 +431,7 @@ the report.
 """
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lookalike encoders evaluate",
         description="Measure how good neighbours in a catalogue are, by the categories, tags and groups of its "
@@ -474,4 +477,5 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--no-untrained", dest="untrained", action="store_false", help="leave out the baseline of an untrained network")
     add("--json", action="store_true", help="print the content of report.json")
+    flags.add_tls_flags(parser, environ)
     return parser

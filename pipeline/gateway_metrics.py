@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit, urlunsplit
 
+from lookalike import channels
 from lookalike.errors import BadSettings
 from pipeline.metrics_page import Page
 
@@ -44,11 +45,11 @@ def check_url(url: str) -> None:
     """Raises BadSettings for what is no address of a metrics page."""
     try:
         parts = urlsplit(url)
-        valid = parts.scheme == "http" and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
     except ValueError:
         valid = False
     if not valid:
-        raise BadSettings(f"--metrics {url}: not http://HOST:PORT/metrics")
+        raise BadSettings(f"--metrics {url}: not http://HOST:PORT/metrics, or https://")
 
 
 async def read_pages(urls: Sequence[str], timeout_s: float) -> Reading:
@@ -72,7 +73,7 @@ async def read_pages(urls: Sequence[str], timeout_s: float) -> Reading:
 def _resolve(url: str) -> list[str] | str:
     """The same URL with each of its host's addresses, or why there is none."""
     parts = urlsplit(url)
-    port = parts.port or 80
+    port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
         found = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
     except OSError as error:
@@ -88,8 +89,11 @@ def _resolve(url: str) -> list[str] | str:
 def _read(address: str, host: str, timeout_s: float) -> tuple[str, str]:
     """The page, or else why there is none."""
     request = urllib.request.Request(address, headers={"Host": host})  # noqa: S310  # `check_url` was called.
+    tls = channels.process_tls()
     try:
-        with urllib.request.urlopen(request, timeout=timeout_s) as reply:  # noqa: S310
+        # The address is one that the host was resolved to: the certificate is of the host.
+        context = tls.context(urlsplit(f"//{host}").hostname or "") if tls and address.startswith("https:") else None
+        with urllib.request.urlopen(request, timeout=timeout_s, context=context) as reply:  # noqa: S310
             text = str(reply.read(_MAX_PAGE_BYTES).decode())
         Page.parse(text)
         return text, ""

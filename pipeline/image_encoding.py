@@ -18,9 +18,10 @@ import numpy.typing as npt
 from encoders.image.client import ImageEncoder, WrongInputSize
 from encoders.image.signature import MODEL
 from encoders.types import Embeddings
-from lookalike.channels import aio_channel
+from lookalike.channels import aio_channel, process_tls, use_tls
 from lookalike.errors import BadArtifact, OperatorError, ServiceError
 from lookalike.runtime.deadline import Deadline
+from lookalike.tls import Tls
 from lookalike.vectors import F32
 from pipeline.features.vectors import VectorTable
 from pipeline.photos import Photo
@@ -47,12 +48,15 @@ class PhotoEncoder:
 
 @asynccontextmanager
 async def connect_encoder(
-    address: str, *, model: str = MODEL, version: int = 0, label: str = ""
+    address: str, *, model: str = MODEL, version: int = 0, label: str = "", tls: Tls | None = None
 ) -> AsyncIterator[PhotoEncoder]:
     """Connect to the image encoder of a model server or TF-Serving at host:port. Retries as `encode_with_retries`.
 
     version, label: pin a version of the model; neither: the latest. Raises BadSettings for both.
+    tls:            how it is called where this process has no channels by TLS, as in a task of another machine.
     """
+    if tls and not process_tls():
+        use_tls(tls)
     async with aio_channel(address) as channel:
         encoder = ImageEncoder(channel, model=model, version=version, label=label)
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from lookalike.cli import flags
 from lookalike.errors import BadSettings, Unavailable
 from lookalike.releases.location import Directory, open_location
 from pipeline.reencode import BuiltProducts, ReencodeOptions, ReencodeReport, reencode_served
@@ -26,7 +27,8 @@ exit status: 0 all of them are encoded; 1 some are not: the message says why; 2 
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
-    args = _parser().parse_args(argv)
+    args = _parser(environ).parse_args(argv)
+    flags.use_tls(args)
     location = open_location(args.location)
     directory = location.path if isinstance(location, Directory) else args.staging
     if directory is None:
@@ -53,7 +55,7 @@ def _summary(report: ReencodeReport) -> str:
     return "\n".join(lines)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lookalike catalog reencode",
         description="Encode anew the products whose words or photo changed while an update ran, by the encoders of the "
@@ -86,4 +88,5 @@ def _parser() -> argparse.ArgumentParser:
         help="time for calls to end that began with the version before (default %(default)s)",
     )
     add("--json", action="store_true", help="print the report as JSON")
+    flags.add_tls_flags(parser, environ)
     return parser

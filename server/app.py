@@ -11,7 +11,7 @@ import grpc
 
 from encoders.clients import Encoders
 from lookalike.errors import BadSettings
-from lookalike.runtime import edge, lifecycle, telemetry
+from lookalike.runtime import edge, lifecycle, security, telemetry
 from lookalike.runtime.settings import load
 from lookalike.stream.redis_stream import open_redis_stream
 from lookalike.v1 import catalog_pb2, search_pb2
@@ -57,6 +57,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
     if not settings.shards:
         raise BadSettings("LOOKALIKE_GATEWAY_SHARDS (--shards) is empty: name the address of every shard, in order")
     telemetry.configure_logging(settings.log_level)
+    security.use_outgoing_tls(settings)
     lifecycle.run(serve(settings))
 
 

@@ -22,7 +22,7 @@ Reply = TypeVar("Reply")
 
 
 class RemoteShard:
-    """The ShardTransport to the shard process at `address`, host:port.
+    """The ShardTransport to the shard process at `address`, host:port, which was resolved from `name`, or is one.
 
     Its calls raise ConnectionFailed and Late, for `ReplicatedShard` to choose by.
     """
@@ -30,9 +30,9 @@ class RemoteShard:
     in_service = 1
     numbering = ""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, name: str = "") -> None:
         self.address = address
-        self._channel = aio_channel(address)
+        self._channel = aio_channel(address, name)
         self._stub = index_pb2_grpc.IndexShardStub(self._channel)
 
     def sources(self) -> Sequence[ShardTransport]:

@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from lookalike.errors import LookalikeError, Unavailable
-from lookalike.runtime.replicas import Resolve
+from lookalike.runtime.replicas import Resolve, name_behind
 from lookalike.runtime.retry_budget import RetryBudget
 from lookalike.v1.index_pb2 import DescribeRequest, DescribeResponse
 from server import metrics
@@ -23,7 +23,7 @@ from server.shard_transport import ConnectionFailed, Late, ShardTransport
 log = logging.getLogger(__name__)
 Reply = TypeVar("Reply")
 
-Connect = Callable[[str], ShardTransport]
+Connect = Callable[[str, str], ShardTransport]  # To an address, and the name that it was resolved from.
 
 _CLOSE_S = 30.0  # In which the calls to a replica that is gone from its name may end.
 _PROBE_TIMEOUT_S = 1.0
@@ -158,13 +158,14 @@ class ReplicaSet:
 
     async def resolve(self) -> None:
         """Find the addresses behind the names. While a name cannot be resolved, all that are known stay."""
-        found: dict[str, None] = {}
+        found: dict[str, str] = {}
         for address in self._addresses:
             try:
                 async with asyncio.timeout(_RESOLVE_S):
-                    found |= dict.fromkeys(sorted(await self._resolve(address)))
+                    resolved = sorted(await self._resolve(address))
+                    found |= {each: name_behind(each, address) for each in resolved}
             except (OSError, UnicodeError):  # A TimeoutError, too; the latter for a host that cannot be a name.
-                found |= dict.fromkeys(self._replicas)
+                found |= dict.fromkeys(self._replicas, "")
         for address in [each for each in self._replicas if each not in found]:
             log.info("shard %s: replica %s is gone", self.label, address)
             closing = asyncio.create_task(_close(self._replicas.pop(address)))
@@ -173,8 +174,8 @@ class ReplicaSet:
         now_s = monotonic()
         # In the order of the names, which is that of the gateways' leaders.
         self._replicas = {
-            each: self._replicas.get(each) or Replica(self._connect(each), ReplicaHealth(self._hang_s, now_s))
-            for each in found
+            each: self._replicas.get(each) or Replica(self._connect(each, name), ReplicaHealth(self._hang_s, now_s))
+            for each, name in found.items()
         }
         self._show()
 

@@ -21,7 +21,7 @@ from encoders.serving.saved_model import SavedModel, Servable
 from encoders.serving.service import ModelServerService
 from encoders.serving.settings import ModelServerSettings, batching_parameters, model_config
 from lookalike.releases.settings import open_index_location
-from lookalike.runtime import lifecycle, telemetry
+from lookalike.runtime import lifecycle, security, telemetry
 from lookalike.runtime.settings import load
 
 
@@ -29,6 +29,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
     description = "Serve the image model with TensorFlow-Serving's PredictionService and ModelService."
     settings = load(ModelServerSettings, environ, argv, description=description)
     telemetry.configure_logging(settings.log_level)
+    security.use_outgoing_tls(settings)
     batching = batching_parameters(settings)
     find_model(
         settings.models, name=settings.model

@@ -20,7 +20,7 @@ from lookalike.releases.canary import Canary
 from lookalike.releases.rollout import Rollout
 from lookalike.releases.served_versions import VersionHandle
 from lookalike.releases.settings import file_pinner, open_index_location
-from lookalike.runtime import edge, lifecycle, telemetry
+from lookalike.runtime import edge, lifecycle, security, telemetry
 from lookalike.runtime.settings import load
 
 DESCRIPTION = """The text encoder and the product encoder that the index was built with, for gateways.
@@ -37,6 +37,7 @@ Load = Callable[[str], VersionHandle[EncoderSet]]
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
     settings = load(TextEncoderSettings, environ, argv, description=DESCRIPTION)
     telemetry.configure_logging(settings.log_level)
+    security.use_outgoing_tls(settings)
     lifecycle.run(serve(settings))
 
 

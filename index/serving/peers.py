@@ -41,7 +41,7 @@ from index.serving.writer import Writer
 from lookalike.channels import aio_channel
 from lookalike.errors import FailedPrecondition, LookalikeError, Overloaded, Unavailable
 from lookalike.runtime.edge import peer_error
-from lookalike.runtime.replicas import resolve_address
+from lookalike.runtime.replicas import name_behind, resolve_address
 from lookalike.v1 import index_pb2, index_pb2_grpc
 from lookalike.v1.index_pb2 import (
     ListChangesRequest,
@@ -159,11 +159,16 @@ class Peers:
     async def _find_peers(self, tasks: asyncio.TaskGroup) -> None:
         """Resolve the addresses; begin to follow those that are new, and forget those that are gone."""
         found = await asyncio.gather(*map(self._resolve_known, self._addresses))
-        addresses = {each for part in found for each in part} - self._own_addresses
+        names = {
+            each: name_behind(each, address)
+            for address, resolved in zip(self._addresses, found, strict=True)
+            for each in resolved
+        }
+        addresses = names.keys() - self._own_addresses
         for gone in self._tasks.keys() - addresses:
             self._tasks.pop(gone).cancel()
         for new in addresses - self._tasks.keys():
-            self._tasks[new] = tasks.create_task(self._follow(new))
+            self._tasks[new] = tasks.create_task(self._follow(new, names[new]))
         self._set_peers()
 
     def _set_peers(self) -> None:
@@ -177,8 +182,8 @@ class Peers:
         except (OSError, UnicodeError):  # The latter for a host that cannot be a name; TimeoutError is an OSError.
             return [*self._tasks]
 
-    async def _follow(self, address: str) -> None:
-        async with aio_channel(address) as channel:
+    async def _follow(self, address: str, name: str) -> None:
+        async with aio_channel(address, name) as channel:
             peer = _Peer(address, index_pb2_grpc.IndexShardStub(channel), current_s=self._clock())
             self._peers[address] = peer
             try:

@@ -36,7 +36,7 @@ from index.serving.versions import ShardRolloutMetrics, ShardVersions, shard_ver
 from index.serving.writer import Writer
 from lookalike.releases.rollout import Rollout
 from lookalike.releases.settings import file_pinner, open_index_location
-from lookalike.runtime import lifecycle, telemetry
+from lookalike.runtime import lifecycle, security, telemetry
 from lookalike.runtime.settings import load
 
 DESCRIPTION = """One shard of the index, for gateways.
@@ -55,6 +55,7 @@ The peers are the replicas of a shard: each takes from the others the changes th
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
     settings = load(ShardSettings, environ, argv, description=DESCRIPTION)
     telemetry.configure_logging(settings.log_level)
+    security.use_outgoing_tls(settings)
     lifecycle.run(run(settings))
     return 0
 

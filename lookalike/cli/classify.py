@@ -26,6 +26,7 @@ exit status: 0 success, with a category or without; 1 the service failed; 2 an a
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     parser = _parser(environ)
     options = parser.parse_args(argv)
+    flags.use_tls(options)
     if options.product is None and options.image is None and options.text is None:
         parser.error("give --product, or --image, --text or both")
     with Client(options.address, timeout_s=options.timeout_s) as client:

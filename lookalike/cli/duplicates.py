@@ -24,6 +24,7 @@ exit status: 0 success, 1 the service failed, 2 an argument is wrong
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     options = _parser(environ).parse_args(argv)
+    flags.use_tls(options)
     with Client(options.address, timeout_s=options.timeout_s) as client:
         response = client.find_duplicates(
             product_id=options.product,

@@ -12,10 +12,12 @@ import numpy as np
 import numpy.typing as npt
 from google.protobuf.json_format import Parse, ParseError
 
+from lookalike import channels
 from lookalike.cli import npy_files
 from lookalike.client import FilterArguments
-from lookalike.errors import InvalidRequest
+from lookalike.errors import BadSettings, InvalidRequest
 from lookalike.timestamps import unix_s
+from lookalike.tls import Tls
 from lookalike.v1.types_pb2 import Filter
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
@@ -107,8 +109,38 @@ def add_gateway_flags(parser: argparse.ArgumentParser, environ: Mapping[str, str
     """Add the flags of which gateway to call, and how to print the response."""
     address = environ.get("LOOKALIKE_ADDRESS", DEFAULT_ADDRESS)
     parser.add_argument("--address", default=address, help="the gateway [LOOKALIKE_ADDRESS, default: %(default)s]")
+    add_tls_flags(parser, environ)
     parser.add_argument("--timeout-s", type=float, default=10.0, help="default: %(default)s")
     parser.add_argument("--json", action="store_true", help="print the whole response as JSON")
+
+
+def add_tls_flags(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None:
+    """Add the flags of how servers are called by TLS; `use_tls` reads them."""
+    for name, text in (
+        ("ca", "call servers by TLS: PEM file of the CA that has signed their certificates"),
+        ("cert", "PEM file of the certificate to show them"),
+        ("key", "PEM file of its key"),
+        ("server-name", "name that their certificates must have (default: that of the address)"),
+    ):
+        variable = f"LOOKALIKE_TLS_{name.upper().replace('-', '_')}"
+        metavar = "NAME" if name == "server-name" else "FILE"
+        parser.add_argument(
+            f"--tls-{name}", default=environ.get(variable, ""), metavar=metavar, help=f"{text} [{variable}]"
+        )
+
+
+def tls(options: argparse.Namespace) -> Tls | None:
+    """How the flags of `add_tls_flags` say that servers are called; None: plain. Raises BadSettings."""
+    if not options.tls_ca:
+        if given := [name for name in ("tls_cert", "tls_key", "tls_server_name") if getattr(options, name)]:
+            raise BadSettings(f"--{given[0].replace('_', '-')} without --tls-ca: no TLS would be used")
+        return None
+    return Tls(ca=options.tls_ca, cert=options.tls_cert, key=options.tls_key, server_name=options.tls_server_name)
+
+
+def use_tls(options: argparse.Namespace) -> None:
+    """Call servers as the flags of `add_tls_flags` say, from now on. Raises BadSettings."""
+    channels.use_tls(tls(options))
 
 
 def parse_time(text: str) -> int:

@@ -39,6 +39,7 @@ WIDE_TERMINAL = 100  # Columns; in a narrower terminal the table leaves out the 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     parser = _parser(environ)
     options = parser.parse_args(argv)
+    flags.use_tls(options)
     if options.batch is not None:
         if options.sources:
             parser.error("--batch: the examples are in the file: leave out --product, --image, --text and --vector")

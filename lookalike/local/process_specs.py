@@ -51,11 +51,13 @@ def node(
     model_server: ProcessSpec | None = None,
     text_encoder: ProcessSpec | None = None,
     redis: ProcessSpec | None = None,
+    certs: Path | None = None,
 ) -> ProcessSpec:
     """The index at `location`: all its shards, with their gateway. Encoders and result cache are optional.
 
     version:  the version to serve always; empty: follow CURRENT, whenever it changes.
     live_dir: the directory that keeps live updates; None: they are refused.
+    certs:    as `tls_arguments`.
     """
     arguments: list[str | Path | int] = ["--location", location, "--version", version, "--metrics-port", metrics_port]
     arguments += ["--live-dir", live_dir] if live_dir else []
@@ -63,6 +65,7 @@ def node(
     arguments += ["--model-server", model_server.address if model_server else ""]
     arguments += ["--text-encoder", text_encoder.address if text_encoder else ""]
     arguments += ["--redis", f"redis://{redis.address}" if redis else ""]
+    arguments += tls_arguments(certs, "node")
     return server("node", port, "node", *arguments)
 
 
@@ -74,6 +77,7 @@ def shard(
     replica: int,
     peers: Sequence[str] = (),
     live_dir: Path | None = None,
+    certs: Path | None = None,
 ) -> ProcessSpec:
     """A replica of a shard of the index at `location`.
 
@@ -82,11 +86,18 @@ def shard(
     """
     arguments: list[str | Path | int] = ["--location", location, "--shard", number, "--metrics-port", 0]
     arguments += ["--live-dir", live_dir, "--peers", ",".join(peers)] if live_dir else ["--peers", ""]
+    arguments += tls_arguments(certs, "shard")
     return server(f"shard {number} replica {replica}", port, "shard", *arguments)
 
 
 def replicas(
-    location: Path, shards: int, count: int, ports: Sequence[int], *, live_dir: Path | None = None
+    location: Path,
+    shards: int,
+    count: int,
+    ports: Sequence[int],
+    *,
+    live_dir: Path | None = None,
+    certs: Path | None = None,
 ) -> list[list[ProcessSpec]]:
     """`count` replicas of each shard of an index.
 
@@ -100,7 +111,15 @@ def replicas(
         peers = [f"127.0.0.1:{port}" for port in own]
         groups.append(
             [
-                shard(location, number, port, replica=replica, peers=peers, live_dir=_live_dir(live_dir, replica))
+                shard(
+                    location,
+                    number,
+                    port,
+                    replica=replica,
+                    peers=peers,
+                    live_dir=_live_dir(live_dir, replica),
+                    certs=certs,
+                )
                 for replica, port in enumerate(own)
             ]
         )
@@ -111,11 +130,13 @@ def _live_dir(live_dir: Path | None, replica: int) -> Path | None:
     return live_dir and (live_dir / f"replica-{replica}" if replica else live_dir)
 
 
-def gateway(shards: Sequence[Sequence[ProcessSpec]], port: int, *, metrics_port: int = 0) -> ProcessSpec:
+def gateway(
+    shards: Sequence[Sequence[ProcessSpec]], port: int, *, metrics_port: int = 0, certs: Path | None = None
+) -> ProcessSpec:
     """The gateway of these shards, by ordinal, each of one replica or several; without encoders and result cache."""
     addresses = ",".join("+".join(replica.address for replica in group) for group in shards)
-    arguments: list[str | int] = ["--shards", addresses, "--metrics-port", metrics_port]
-    arguments += ["--model-server", "", "--text-encoder", "", "--redis", ""]
+    arguments: list[str | Path | int] = ["--shards", addresses, "--metrics-port", metrics_port]
+    arguments += ["--model-server", "", "--text-encoder", "", "--redis", "", *tls_arguments(certs, "gateway")]
     return server("gateway", port, "gateway", *arguments)
 
 
@@ -162,6 +183,14 @@ def redis_executable() -> Path | None:
         return None
     bundled = Path(package.origin).parent / "bin" / "redis-server"
     return bundled if bundled.exists() else None
+
+
+def tls_arguments(certs: Path | None, role: str) -> list[str | Path]:
+    """The settings of a process with certificates of `lookalike certs dev` in this directory; None: it has none."""
+    if certs is None:
+        return []
+    cert, key, ca = (certs / role / name for name in ("tls.crt", "tls.key", "ca.crt"))
+    return ["--tls-cert", cert, "--tls-key", key, "--tls-client-ca", ca, "--tls-ca", ca]
 
 
 def server(name: str, port: int, role: str, *arguments: str | Path | int) -> ProcessSpec:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lookalike.client import Client
+from lookalike import channels
+from lookalike.client import Client, Tls
 from lookalike.errors import OperatorError
 from lookalike.local import location, probes, process_specs
 from lookalike.local.location import ServedIndex
@@ -26,6 +27,7 @@ examples:
   lookalike serve local index --port 50051 --metrics-port 9090
   lookalike serve local index --live-dir changes      (accepts `lookalike catalog upsert` and `remove`)
   lookalike serve local index --live-dir changes --replicas 2
+  lookalike certs dev certs && lookalike serve local index --certs certs
 
 Queries are product ids and vectors. Photos and texts need encoders: see `lookalike demo`. When CURRENT names another
 version, that one is served within seconds, and no call fails.
@@ -56,10 +58,14 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         metavar="N",
         help="processes for each shard, beside a gateway; 0: one for all",
     )
+    parser.add_argument("--certs", type=Path, metavar="DIR", help="serve by TLS, with what `certs dev` wrote to DIR")
     options = parser.parse_args(argv)
     if not 0 <= options.replicas <= MAX_REPLICAS:
         parser.error(f"--replicas {options.replicas}: not in 0..{MAX_REPLICAS}")
     live_dir = options.live_dir.resolve() if options.live_dir else None
+    certs = options.certs.resolve() if options.certs else None
+    if certs:
+        channels.use_tls(_client_of(certs))
     index = options.location.resolve()
     served = location.read_current(index)
     for port in filter(None, (options.port, options.metrics_port)):
@@ -70,10 +76,14 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         Supervisor(Path(logs), environ, directory=process_specs.ROOT) as processes,
     ):
         if options.replicas:
-            shards = start_replicas(processes, index, served.shards, options.replicas, live_dir, exclude=[options.port])
-            entrance = process_specs.gateway(shards, options.port, metrics_port=options.metrics_port)
+            shards = start_replicas(
+                processes, index, served.shards, options.replicas, live_dir, exclude=[options.port], certs=certs
+            )
+            entrance = process_specs.gateway(shards, options.port, metrics_port=options.metrics_port, certs=certs)
         else:
-            entrance = process_specs.node(index, options.port, live_dir=live_dir, metrics_port=options.metrics_port)
+            entrance = process_specs.node(
+                index, options.port, live_dir=live_dir, metrics_port=options.metrics_port, certs=certs
+            )
         _serve(processes, entrance, served, options.metrics_port)
     return 0
 
@@ -86,10 +96,11 @@ def start_replicas(
     live_dir: Path | None,
     *,
     exclude: Collection[int] = (),
+    certs: Path | None = None,
 ) -> list[list[ProcessSpec]]:
     """Start replicas of every shard of an index, each of which is started again when it dies; by shard."""
     ports = probes.free_ports(shards * count, exclude=exclude)
-    groups = process_specs.replicas(index, shards, count, ports, live_dir=live_dir)
+    groups = process_specs.replicas(index, shards, count, ports, live_dir=live_dir, certs=certs)
     for group in groups:
         for each in group:
             processes.start(each.name, each.command, ready=each.ready, restart=True)
@@ -112,11 +123,18 @@ def _serve(processes: Supervisor, entrance: ProcessSpec, served: ServedIndex, me
         processes.watch(warn=lambda line: print(line, file=sys.stderr))
 
 
+def _client_of(certs: Path) -> Tls:
+    """What a caller shows, which the readiness probes and the examples do, too."""
+    own = certs / "client"
+    return Tls(ca=str(own / "ca.crt"), cert=str(own / "tls.crt"), key=str(own / "tls.key"))
+
+
 def example_commands(address: str, spaces: Sequence[str], metrics_port: int) -> list[str]:
     """Command lines that query the gateway at `address`, ready to paste: they name one of its products.
 
     They name the space, too, if there is only one.
     """
+    tls = channels.process_tls()
     with Client(address) as client:
         product_id = next((product.id for product in client.list(limit=1)), "ID")
     request: dict[str, object] = {"examples": [{"product_id": product_id}], "limit": 5}
@@ -125,5 +143,11 @@ def example_commands(address: str, spaces: Sequence[str], metrics_port: int) -> 
         request["space"] = f"SPACE_{spaces[0].upper()}"
         search += f" --space {spaces[0]}"
     body = shlex.quote(json.dumps(request, ensure_ascii=False))
-    lines = [search, f"grpcurl -plaintext -d {body} {address} lookalike.v1.SimilarProducts/Search"]
-    return [*lines, f"curl http://127.0.0.1:{metrics_port}/metrics"] if metrics_port else lines
+    if tls is None:
+        grpcurl, curl = "grpcurl -plaintext", "curl http"
+    else:
+        search += f" --tls-ca {tls.ca} --tls-cert {tls.cert} --tls-key {tls.key}"
+        grpcurl = f"grpcurl -cacert {tls.ca} -cert {tls.cert} -key {tls.key}"
+        curl = f"curl --cacert {tls.ca} --cert {tls.cert} --key {tls.key} https"
+    lines = [search, f"{grpcurl} -d {body} {address} lookalike.v1.SimilarProducts/Search"]
+    return [*lines, f"{curl}://127.0.0.1:{metrics_port}/metrics"] if metrics_port else lines

@@ -44,6 +44,7 @@ from lookalike.runtime.methods import (
     status_of,
 )
 from lookalike.status import retry_delay_s, to_error
+from lookalike.tls_failures import explained
 
 __all__ = [
     "Bidirectional",
@@ -68,7 +69,7 @@ def peer_error(error: grpc.RpcError, peer: str, deadline: Deadline | None = None
     A peer that was late means DeadlineExceeded only if the caller's own deadline has passed; else Unavailable.
     """
     retry_after_s = retry_delay_s(to_error(error))
-    return error_of_peer(error.code(), error.details() or "", peer, deadline, retry_after_s=retry_after_s)
+    return error_of_peer(error.code(), explained(error.details() or ""), peer, deadline, retry_after_s=retry_after_s)
 
 
 # Of calls that ended with their connection, and not by the peer's method: INTERNAL and UNKNOWN of the C core's making.
@@ -280,7 +281,11 @@ _SERVER_OPTIONS = (
 )
 # Only of a server that clients connect to: they look up names again then, and find new pods. gRPC varies it by 10 %,
 # and calls under way end on the old connection.
-_CONNECTION_AGE = (("grpc.max_connection_age_ms", 300_000),)
+_CONNECTION_AGE_S = 300.0
+
+
+def _connection_age(tls_age_s: float) -> tuple[tuple[str, int], ...]:
+    return (("grpc.max_connection_age_ms", round(1000 * (tls_age_s or _CONNECTION_AGE_S))),)
 
 
 def auto_implementation() -> str:
@@ -289,19 +294,28 @@ def auto_implementation() -> str:
 
 
 def server(
-    handlers: Sequence[grpc.GenericRpcHandler], implementation: str = "auto", *, guard: Guard | None = None
+    handlers: Sequence[grpc.GenericRpcHandler],
+    implementation: str = "auto",
+    *,
+    guard: Guard | None = None,
+    tls_age_s: float = 0.0,
 ) -> grpc.aio.Server:
     """A gRPC server with these handlers; it has no port yet.
 
     implementation: "native": the HTTP/2 of pygrpc-native; "grpcio"; "auto": native where that package is installed.
     guard:          refuses calls of the handlers that `handler` makes, whoever speaks HTTP/2; None: all pass.
+    tls_age_s:      of a server whose port will be secure, which only grpcio can: after which its connections end.
+
+    Raises BadSettings.
     """
+    if implementation == "native" and tls_age_s:
+        raise BadSettings("grpc_server=native: the native gRPC server has no TLS")
     if implementation == "auto":
-        implementation = auto_implementation()
+        implementation = "grpcio" if tls_age_s else auto_implementation()
     handlers = [each.guarded(guard) if isinstance(each, Service) else each for each in handlers]
     methods = [method for each in handlers if isinstance(each, Service) for method in each.methods]
     if implementation == "grpcio" or not methods:
-        return grpc.aio.server(handlers=handlers, options=(*_SERVER_OPTIONS, *_CONNECTION_AGE))
+        return grpc.aio.server(handlers=handlers, options=(*_SERVER_OPTIONS, *_connection_age(tls_age_s)))
     try:
         from lookalike.runtime.native_server import NativeServer
     except ImportError as error:

@@ -20,7 +20,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from lookalike.errors import OperatorError
-from lookalike.runtime import edge, telemetry
+from lookalike.runtime import edge, security, telemetry
 from lookalike.runtime.listening import ServerSockets
 from lookalike.runtime.settings import ProcessSettings
 
@@ -79,15 +79,23 @@ async def serve(
 
     Raises StoppedInWarmUp.
     """
-    server = edge.server(handlers, settings.grpc_server)
+    tls = security.server_tls(settings)
+    server = edge.server(
+        handlers,
+        settings.grpc_server,
+        guard=security.guard_of(settings),
+        tls_age_s=security.connection_age_s(settings.drain_s) if tls else 0.0,
+    )
     checks = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     for name in ("", *services):
         await checks.set(name, NOT_SERVING)
     await checks.set(health.SERVICE_NAME, SERVING)
-    port = _bind(server, settings)
-    telemetry.expose_metrics(settings.host, settings.metrics_port)
+    port = _bind(server, settings, tls)
+    telemetry.expose_metrics(settings.host, settings.metrics_port, security.metrics_tls(settings))
+    probes = await serve_health_alone(checks, settings)
+    security.report_exposure(settings)
     await server.start()
     log.info("listening on %s:%d", settings.host, port)
 
@@ -106,7 +114,8 @@ async def serve(
         await stopping.wait()
     finally:
         await checks.enter_graceful_shutdown()
-        await drain(server, port, settings.drain_s if ready else 0.0)
+        await drain(server, port, settings.drain_s if ready else 0.0, encrypted=tls is not None)
+        await probes.stop(None)
         log.info("stopped")
 
 
@@ -128,12 +137,12 @@ def _end_at_once(number: int, _: FrameType | None) -> None:
     os._exit(128 + number)
 
 
-async def drain(server: grpc.aio.Server, port: int, drain_s: float) -> None:
+async def drain(server: grpc.aio.Server, port: int, drain_s: float, *, encrypted: bool = False) -> None:
     """Answer calls until clients have moved to other connections, then stop."""
     end_s = monotonic() + drain_s
     if drain_s:
         log.info("draining for at most %g s", drain_s)
-        sockets = ServerSockets(port)
+        sockets = ServerSockets(port, encrypted)
         sockets.stop_listening()
         while (left := sockets.send_goaways()) and monotonic() < end_s - drain_s * _LAST_SHARE:  # noqa: ASYNC110
             await asyncio.sleep(_LOOK_S)
@@ -168,10 +177,23 @@ def request_stop() -> None:
         signal.raise_signal(signal.SIGTERM)
 
 
-def _bind(server: grpc.aio.Server, settings: ProcessSettings) -> int:
-    address = f"{settings.host}:{settings.port}"
+async def serve_health_alone(checks: health.aio.HealthServicer, settings: ProcessSettings) -> grpc.aio.Server:
+    """A plain server of the health service alone, for probes that know no TLS (the kubelet's)."""
+    server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    if settings.health_port:
+        _listen(server, f"{settings.host}:{settings.health_port}")
+        await server.start()
+    return server
+
+
+def _bind(server: grpc.aio.Server, settings: ProcessSettings, tls: grpc.ServerCredentials | None) -> int:
+    return _listen(server, f"{settings.host}:{settings.port}", tls)
+
+
+def _listen(server: grpc.aio.Server, address: str, tls: grpc.ServerCredentials | None = None) -> int:
     try:
-        return server.add_insecure_port(address)
+        return server.add_secure_port(address, tls) if tls else server.add_insecure_port(address)
     except RuntimeError as error:
         raise OperatorError(f"cannot listen on {address}: {error}") from error
 

@@ -4,6 +4,7 @@ Neither grpcio nor pygrpc-native can send a GOAWAY and go on answering: grpcio c
 pygrpc-native drops its connections. A drain that fails no call needs both, so the frame is sent here, on the server's
 sockets as the kernel lists them in /proc. To the server nothing has changed: it answers what still arrives. Without
 /proc (not Linux) no GOAWAY is sent, and clients that do not watch the server's health stay until the end of the drain.
+Nor is it on a connection with TLS, whose stream a frame in between would break: grpcio ends those by their age.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class ServerSockets:
     """The sockets of this process's server on one TCP port. For use by one thread."""
 
     port: int
+    encrypted: bool = False
     _empty: set[int] = field(default_factory=set)  # Inodes of connections with an empty buffer at the last look,
     _away: set[int] = field(default_factory=set)  # and of those that have the GOAWAY.
 
@@ -56,7 +58,7 @@ class ServerSockets:
             if not _is_connected(each):
                 continue
             connections += 1
-            if inode not in self._away and _is_nearly_empty(each):
+            if not self.encrypted and inode not in self._away and _is_nearly_empty(each):
                 empty.add(inode)
                 if inode in self._empty:
                     self._send_goaway(inode, each)

@@ -120,7 +120,7 @@ class Replicas(Generic[Stub, State]):
         self._replicas: dict[str, _Replica[Stub, State]] = {}
         self._retry_budget = RetryBudget()
         self._closing: set[asyncio.Task[None]] = set()  # The event loop holds tasks only weakly.
-        self._set_addresses(addresses)
+        self._set_addresses(dict.fromkeys(addresses, ""))
 
     async def poll(self, describe: Callable[[Stub], Awaitable[State]]) -> Mapping[str, State]:
         """Resolve the addresses, and ask every replica for its state; that of each that was reached, by address.
@@ -128,7 +128,13 @@ class Replicas(Generic[Stub, State]):
         describe: raises grpc.aio.AioRpcError where a replica cannot be reached.
         """
         found = await run_concurrently(map(self._resolve_known, self._addresses))
-        self._set_addresses([address for addresses in found for address in addresses])
+        self._set_addresses(
+            {
+                each: name_behind(each, address)
+                for address, each_of in zip(self._addresses, found, strict=True)
+                for each in each_of
+            }
+        )
         replicas = dict(self._replicas)
         await run_concurrently(each.ask(describe, self._clock) for each in replicas.values())
         return {address: each.state for address, each in replicas.items() if each.state is not None}
@@ -174,14 +180,15 @@ class Replicas(Generic[Stub, State]):
         except (OSError, UnicodeError):  # The latter for a host that cannot be a name.
             return [*self._replicas]
 
-    def _set_addresses(self, addresses: Sequence[str]) -> None:
+    def _set_addresses(self, addresses: Mapping[str, str]) -> None:
+        """addresses: with the name that each was resolved from."""
         for address in [each for each in self._replicas if each not in addresses]:
             closing = asyncio.ensure_future(self._replicas.pop(address).channel.close(CLOSE_S))
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
-        for address in addresses:
+        for address, name in addresses.items():
             if address not in self._replicas:
-                channel = aio_channel(address)
+                channel = aio_channel(address, name)
                 self._replicas[address] = _Replica(
                     address, channel, self._connect(channel), HangGuard(channel, address)
                 )
@@ -235,6 +242,11 @@ async def resolve_address(address: str) -> Sequence[str]:
         f"[{sockaddr[0]}]:{port}" if family == socket.AF_INET6 else f"{sockaddr[0]}:{port}"
         for family, *_, sockaddr in found
     ]
+
+
+def name_behind(resolved: str, address: str) -> str:
+    """The host of the address from which another one was resolved: the name that its certificate has; "": itself."""
+    return "" if resolved == address else address.rpartition(":")[0]
 
 
 def _is_literal(host: str) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import ipaddress
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -48,11 +49,64 @@ class ProcessSettings:
         "who speaks HTTP/2: grpcio, or pygrpc-native in less CPU; auto: native where it is installed",
         choices=("auto", "grpcio", "native"),
     )
+    health_port: int = setting(
+        0,
+        "port of the gRPC health service alone, always plain, for probes that know no TLS; 0: none",
+        at_least=0,
+        at_most=65535,
+    )
+    tls_cert: str = setting("", "PEM file of this process's certificate, and of those that signed it; empty: no TLS")
+    tls_key: str = setting("", "PEM file of its key")
+    tls_client_ca: str = setting("", "PEM file of the CA whose certificates callers must show; empty: they show none")
+    tls_allowed_names: tuple[str, ...] = setting(
+        (), "names, of which a caller's certificate must have one; empty: all that the CA has signed may call"
+    )
+    tls_ca: str = setting(
+        "",
+        "PEM file of the CA of the servers that this process calls, by TLS, with its own certificate; empty: without",
+    )
+    tls_server_name: str = setting("", "name that their certificates must have; empty: that of their address")
+    insecure: bool = setting(False, "listen beyond this machine without TLS, or to callers that prove nothing")
     drain_s: float = setting(5.0, "after SIGTERM, time for calls in progress to finish", at_least=0, at_most=3600)
     log_level: str = setting("info", "lowest level that is logged", choices=("debug", "info", "warning", "error"))
 
+    def checks_callers(self) -> bool:
+        """Whether calls, and requests for the metrics page, are answered only if the caller proves who it is."""
+        return bool(self.tls_client_ca)
+
+    def exposure(self) -> str:
+        """What is open to whoever reaches this process from another machine; empty: nothing."""
+        if is_loopback(self.host):
+            return ""
+        if not self.tls_cert:
+            return "calls are not encrypted: set tls_cert and tls_key"
+        if not self.checks_callers():
+            return "anybody may call: set tls_client_ca"
+        return ""
+
+    def check_security(self) -> None:
+        """Raises BadSettings for settings of TLS that do not fit together, and for what is open and should not be."""
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise BadSettings(f"tls_cert={self.tls_cert}, tls_key={self.tls_key}: set both, or none")
+        if self.tls_client_ca and not self.tls_cert:
+            raise BadSettings(f"tls_client_ca={self.tls_client_ca}: certificates are checked by TLS: set tls_cert, too")
+        if self.tls_allowed_names and not self.tls_client_ca:
+            raise BadSettings("tls_allowed_names: names are those of certificates: set tls_client_ca, too")
+        if self.tls_cert and self.grpc_server == "native":
+            raise BadSettings("grpc_server=native: the native server has no TLS; with tls_cert leave it at auto")
+        if (exposure := self.exposure()) and not self.insecure:
+            raise BadSettings(f"host={self.host}: {exposure}; or --insecure where nobody else reaches it")
+
 
 Settings = TypeVar("Settings", bound=ProcessSettings)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a server that listens there. Of names, localhost does."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def load(cls: type[Settings], environ: Mapping[str, str], argv: Sequence[str], *, description: str) -> Settings:
@@ -80,7 +134,12 @@ def load(cls: type[Settings], environ: Mapping[str, str], argv: Sequence[str], *
     for field in fields:
         flag = "--" + field.name.replace("_", "-")
         text = f"{field.metadata['help']} [{variable(cls, field.name)}, default: {_format_value(field.default)!r}]"
-        parser.add_argument(flag, metavar=_type_name(cls, field), dest=field.name, help=text.replace("%", "%%"))
+        alone: dict[str, Any] = (
+            {"nargs": "?", "const": "true"} if _type_of(cls, field) is bool else {}
+        )  # A switch, or with its value.
+        parser.add_argument(
+            flag, metavar=_type_name(cls, field), dest=field.name, help=text.replace("%", "%%"), **alone
+        )
     flags = vars(parser.parse_args(argv))
     check_only = flags.pop("check_config")
     for field in fields:
@@ -89,6 +148,7 @@ def load(cls: type[Settings], environ: Mapping[str, str], argv: Sequence[str], *
             values[field.name] = _parse_value(cls, field, flags[field.name], flag)
 
     settings = cls(**values)
+    settings.check_security()
     if check_only:
         print("\n".join(effective_settings(settings)))
         raise SystemExit(0)

@@ -31,6 +31,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from lookalike.errors import BadSettings, NotFound, Overloaded, Unavailable
 from lookalike.runtime.partition import shard_of
+from lookalike.runtime.redis_client import open_redis
 from lookalike.stream import event as events
 from lookalike.stream import redis_scripts as scripts
 from lookalike.stream.consumer import LeasedConsumer, entry_order
@@ -436,7 +437,7 @@ async def open_redis_stream(settings: StreamSettings) -> RedisStream:
     Raises BadSettings for a Redis that may lose events, and for another number of partitions; Unavailable.
     """
     try:
-        redis = Redis.from_url(
+        redis = open_redis(
             settings.url, socket_timeout=settings.timeout_s, socket_connect_timeout=settings.timeout_s, retry=None
         )
     except ValueError as error:

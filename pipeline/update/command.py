@@ -17,7 +17,7 @@ from encoders.image.signature import MODEL
 from encoders.text import model as text_encoder
 from index.building.build import MAX_SHARDS, IndexOptions
 from index.building.staging import staging_directory
-from lookalike.cli import arguments
+from lookalike.cli import arguments, flags
 from lookalike.errors import BadArtifact, BadSettings
 from lookalike.releases.location import Directory, Location, open_location
 from lookalike.releases.records import read_record
@@ -62,7 +62,8 @@ def main(
 
     open_watch: what looks at a release after it began to serve.
     """
-    args = _parser().parse_args(argv)
+    args = _parser(environ).parse_args(argv)
+    flags.use_tls(args)
     _check(args)
     location = open_location(args.location)
     if isinstance(location, ObjectStore) and args.staging is None:
@@ -148,7 +149,11 @@ def _encoder(
 ) -> Callable[[], AbstractAsyncContextManager[PhotoEncoder]] | None:
     """The image encoder, which is started or connected to when photos are encoded; None: there is none."""
     connect = partial(
-        image_encoding.connect_encoder, model=args.model, version=args.model_version, label=args.model_label
+        image_encoding.connect_encoder,
+        model=args.model,
+        version=args.model_version,
+        label=args.model_label,
+        tls=flags.tls(args),
     )
     if args.models:
         return partial(_own_encoder, args.models, environ, args.model)
@@ -198,6 +203,8 @@ async def _check_gateway(address: str, location: Location) -> None:
 
 def _check(args: argparse.Namespace) -> None:
     """Raise BadSettings for options that exclude each other or are out of bounds."""
+    if args.models and args.tls_ca:
+        raise BadSettings("--models and --tls-ca: its own model server has no TLS: run one, and give --model-server")
     if args.photos and not _gateway(args.catalogue):
         raise BadSettings(f"--photos needs a catalogue {_GATEWAY_SCHEME}HOST:PORT: a directory has its photos below it")
     if args.models and args.model_server:
@@ -240,7 +247,7 @@ what serves stays as it is; 4 the version was published and taken back
 """
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lookalike update",
         description="Encode a catalogue's photos, train the text encoder on its texts and the product encoder on its "
@@ -350,6 +357,7 @@ def _parser() -> argparse.ArgumentParser:
     catalogue_options.add_table_options(parser)
     catalogue_options.add_report_options(parser)
     add("--json", action="store_true", help="print the report as JSON")
+    flags.add_tls_flags(parser, environ)
     return parser
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from encoders.clients import EncodedVector, Encoders
 from encoders.image.isolated_decoder import DecoderPool
 from lookalike.errors import OperatorError, Unavailable
-from lookalike.runtime import lifecycle, telemetry
+from lookalike.runtime import lifecycle, security, telemetry
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.settings import load
 from lookalike.stream.product_stream import ProductStream
@@ -55,6 +55,7 @@ _PROBE_S: Final = 30.0
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
     settings = load(WorkerSettings, environ, argv, description=DESCRIPTION)
     telemetry.configure_logging(settings.log_level)
+    security.use_outgoing_tls(settings)
     lifecycle.run(serve(settings))
 
 

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
@@ -29,13 +30,19 @@ import numpy as np
 import pyarrow as pa
 
 from index.building.build import SpaceVectors, build
+from lookalike.channels import aio_client_channel, use_tls
+from lookalike.local.certificates import write_all
 from lookalike.local.probes import free_ports, is_serving
 from lookalike.local.process_specs import ROOT
+from lookalike.retries import DEFAULT_RETRIES
+from lookalike.retries import service_config as client_service_config
 from lookalike.v1.search_pb2 import Example, SearchRequest
 from lookalike.v1.types_pb2 import SPACE_IMAGE
+from tests.certificates import flags_of, tls_of
 from tests.edges import IMPLEMENTATIONS
 
 PRODUCTS, DIM = 300, 16
+ROLES = ("gateway", "shard", "client")  # Of certificates.
 METHOD = "/lookalike.v1.SimilarProducts/Search"
 REQUEST = SearchRequest(examples=[Example(product_id="7")], space=SPACE_IMAGE, limit=10).SerializeToString()
 START_S = 120.0  # Until a process is ready.
@@ -86,10 +93,35 @@ def run(
     callers: int,
     pause_s: float,
     node_modules: Path | None = None,
+    tls: bool = False,
     progress: Callable[[str], object] = lambda line: None,
 ) -> Tally:
-    """Restart one gateway after the other under the load of `callers` of each kind."""
-    tally = Tally()
+    """Restart one gateway after the other under the load of `callers` of each kind.
+
+    tls: whether gateways and the shard have certificates, and ask for them: all are replaced before each restart. Then
+    there is no client in Node, and all have gRPC's transparent retries, which it has by default: connections end by
+    their age all the time, and a call that gRPC has not sent yet on one that ends is otherwise failed.
+    """
+    certs = folder / "certs" if tls else None
+    if certs:
+        write_all(certs, ROLES, [], datetime.now(UTC), 1, renew=False)
+    use_tls(tls_of(certs, "client") if certs else None)
+    try:
+        return _run(folder, restarts, Load(callers, pause_s, node_modules, certs), progress)
+    finally:
+        use_tls(None)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    callers: int  # Of each kind.
+    pause_s: float
+    node_modules: Path | None
+    certs: Path | None
+
+
+def _run(folder: Path, restarts: int, load: Load, progress: Callable[[str], object]) -> Tally:
+    tally, certs = Tally(), load.certs
     location = folder / "index"
     vectors = np.random.default_rng(0).normal(size=(PRODUCTS, DIM)).astype(np.float32)
     space = SpaceVectors(encoder="rolling", vectors=vectors, rows=np.arange(PRODUCTS))
@@ -97,16 +129,21 @@ def run(
     shard, *ports = free_ports(3)
     with ExitStack() as stack:
         start = partial(_started, folder, stack)
-        start(["shard", "--location", str(location), "--shard", "0", "--threads", "1"], shard)
+        start(
+            ["shard", "--location", str(location), "--shard", "0", "--threads", "1", *flags_of(certs, "shard")], shard
+        )
+        gateway = ["gateway", "--shards", f"127.0.0.1:{shard}", "--cache-ttl-s", "0"]
         commands = [
-            ["gateway", "--shards", f"127.0.0.1:{shard}", "--cache-ttl-s", "0", "--grpc-server", edge]
-            for edge in _edges()
+            [*gateway, *(flags_of(certs, "gateway") if certs else ["--grpc-server", edge])] for edge in _edges()
         ]
         gateways = [start(command, port) for command, port in zip(commands, ports, strict=True)]
         target = "ipv4:" + ",".join(f"127.0.0.1:{port}" for port in ports)
-        with _load(target, callers, pause_s, node_modules, tally):
+        with _load(target, load, tally):
             sleep(SETTLE_S)
             for i in range(restarts):
+                if certs:
+                    write_all(certs, ROLES, [], datetime.now(UTC), 1, renew=True)
+                    sleep(SETTLE_S)
                 began_s = monotonic()
                 gateways[i % 2].send_signal(signal.SIGTERM)
                 gateways[i % 2].wait(START_S)
@@ -139,11 +176,11 @@ def _started(folder: Path, stack: ExitStack, serve: Sequence[str], port: int) ->
 
 
 @contextmanager
-def _load(target: str, callers: int, pause_s: float, node_modules: Path | None, tally: Tally) -> Iterator[None]:
+def _load(target: str, load: Load, tally: Tally) -> Iterator[None]:
     stop = threading.Event()
-    python = threading.Thread(target=lambda: asyncio.run(_call(target, callers, pause_s, tally, stop)))
+    python = threading.Thread(target=lambda: asyncio.run(_call(target, load, tally, stop)))
     python.start()
-    nodes = [] if node_modules is None else [_node(target, callers, pause_s, node_modules, r) for r in (True, False)]
+    nodes = [_node(target, load, load.node_modules, r) for r in (True, False)] if load.node_modules else []
     try:
         yield
     finally:
@@ -156,25 +193,23 @@ def _load(target: str, callers: int, pause_s: float, node_modules: Path | None, 
             tally.failed.update({f"{name}: {what}": times for what, times in counts["failed"].items()})
 
 
-def _node(
-    target: str, callers: int, pause_s: float, node_modules: Path, retries: bool
-) -> tuple[str, subprocess.Popen[bytes]]:
-    load = {
+def _node(target: str, load: Load, node_modules: Path, retries: bool) -> tuple[str, subprocess.Popen[bytes]]:
+    arguments = {
         "target": target,
         "options": channel_options(retries=retries),
         "method": METHOD,
         "request": base64.b64encode(REQUEST).decode(),
-        "callers": callers,
-        "pause_ms": pause_s * 1000,
+        "callers": load.callers,
+        "pause_ms": load.pause_s * 1000,
         "deadline_ms": CALL_S * 1000,
     }
     environ = {**os.environ, "NODE_PATH": str(node_modules)}  # noqa: TID251  # For node to find the package.
-    command = ["node", str(NODE), json.dumps(load)]
+    command = ["node", str(NODE), json.dumps(arguments)]
     process = subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     return _kind("node", retries=retries), process
 
 
-async def _call(target: str, callers: int, pause_s: float, tally: Tally, stop: threading.Event) -> None:
+async def _call(target: str, load: Load, tally: Tally, stop: threading.Event) -> None:
     async def caller(name: str, channel: Any) -> None:
         while not stop.is_set():
             try:
@@ -182,13 +217,17 @@ async def _call(target: str, callers: int, pause_s: float, tally: Tally, stop: t
                 tally.answered[name] += 1
             except grpc.aio.AioRpcError as error:
                 tally.failed[f"{name}: {error.code().name}: {error.details()}"] += 1
-            await asyncio.sleep(pause_s)
+            await asyncio.sleep(load.pause_s)
 
     async with asyncio.TaskGroup() as group:
         for retries in (True, False):
             options = tuple(channel_options(retries=retries).items())
-            channel = grpc.aio.insecure_channel(target, options=options)  # noqa: TID251  # options of its own
-            for _ in range(callers):
+            if load.certs:
+                policy = client_service_config(DEFAULT_RETRIES if retries else None)
+                channel = aio_client_channel(target, policy, tls_of(load.certs, "client", server_name="gateway"))
+            else:
+                channel = grpc.aio.insecure_channel(target, options=options)  # noqa: TID251  # options of its own
+            for _ in range(load.callers):
                 group.create_task(caller(_kind("python", retries=retries), channel))
 
 

@@ -60,6 +60,7 @@ def upsert(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         "--allow-unfindable", action="store_true", help="store the product even if it has no vector: no search finds it"
     )
     options = parser.parse_args(argv)
+    flags.use_tls(options)
     product = Product(id=options.id)
     set_fields(product, _given_fields(options))
     with Client(options.address, timeout_s=options.timeout_s) as client:
@@ -82,6 +83,7 @@ def patch(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         "--clear", action="append", default=[], choices=_FIELDS, metavar="FIELD", help="empty this field; repeatable"
     )
     options = parser.parse_args(argv)
+    flags.use_tls(options)
     fields = _given_fields(options)
     if both := fields.keys() & {*options.clear}:
         parser.error(f"--clear {min(both)}: the field is given a value, too")

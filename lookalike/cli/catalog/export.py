@@ -36,6 +36,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     flags.add_filter_flags(parser.add_argument_group("which products are written"))
     flags.add_gateway_flags(parser, environ)
     options = parser.parse_args(argv)
+    flags.use_tls(options)
     conditions = flags.filter_arguments(options)
     written = 0
     with (

@@ -37,6 +37,7 @@ def get(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     parser.add_argument("--vectors", action="store_true", help="show its vectors, too")
     flags.add_gateway_flags(parser, environ)
     options = parser.parse_args(argv)
+    flags.use_tls(options)
     with Client(options.address, timeout_s=options.timeout_s) as client:
         product = client.get(options.id)
         vectors = client.vectors(options.id) if options.vectors else {}
@@ -55,6 +56,7 @@ def list_products(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     flags.add_filter_flags(parser.add_argument_group("which products are listed"))
     flags.add_gateway_flags(parser, environ)
     options = parser.parse_args(argv)
+    flags.use_tls(options)
     conditions = flags.filter_arguments(options)
     with Client(options.address, timeout_s=options.timeout_s) as client:
         if options.json:

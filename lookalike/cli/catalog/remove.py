@@ -31,6 +31,7 @@ exit status: 0 done, or a newer revision is stored already; 1 the service failed
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     parser = _parser(environ)
     options = parser.parse_args(argv)
+    flags.use_tls(options)
     conditions = flags.filter_arguments(options)
     if options.where == (options.id is not None):
         parser.error("give either ID, or --where and conditions")

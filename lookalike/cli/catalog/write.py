@@ -88,6 +88,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     flags.add_revision_flag(parser)
     flags.add_gateway_flags(parser, environ)
     options = parser.parse_args(argv)
+    flags.use_tls(options)
     outcomes, last = _Outcomes(), options.after_line
     sent, invalid = deque[int](), deque[tuple[int, InvalidRequest]]()  # Filled by gRPC's thread.
 

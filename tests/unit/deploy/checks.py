@@ -107,11 +107,14 @@ def listening(cluster: Cluster) -> Iterator[str]:
         if values.get("host") != "0.0.0.0":  # noqa: S104  # within a pod
             yield f"{pod.name}: listens on {values.get('host')}"
         declared = {port["name"]: str(port["containerPort"]) for port in container.get("ports", [])}
-        if declared != {"grpc": values.get("port"), "metrics": values.get("metrics_port")}:
-            yield f"{pod.name}: declares {declared}, listens on {values.get('port')} and {values.get('metrics_port')}"
-        scraped = annotations_of(pod).get("prometheus.io/port")
-        if scraped != values.get("metrics_port"):
+        listens = {name: values.get(f"{name}_port") for name in ("metrics", "health")} | {"grpc": values.get("port")}
+        if declared != listens:
+            yield f"{pod.name}: declares {declared}, listens on {listens}"
+        scraped = annotations_of(pod)
+        if scraped.get("prometheus.io/port") != values.get("metrics_port"):
             yield f"{pod.name}: metrics are scraped from {scraped}"
+        if (scraped.get("prometheus.io/scheme") == "https") != bool(values.get("tls_cert")):
+            yield f"{pod.name}: metrics are scraped by another scheme than they have"
     flags = model_server_flags(cluster)
     if ports(cluster.pod("model-server")) != {"grpc": int(flags["port"]), "http": int(flags["rest_api_port"])}:
         yield f"model-server: declares {ports(cluster.pod('model-server'))}, listens on {flags}"
@@ -170,9 +173,9 @@ def calls(cluster: Cluster) -> Iterator[tuple[Pod, str]]:
 
 
 def _redis_of(cluster: Cluster, pod: Pod, variable: str) -> str:
-    """The address in a redis:// URL, which the settings mask."""
+    """The address in the URL of a Redis, which the settings mask."""
     (container, *_) = pod.spec["containers"]
-    return cluster.environment(pod, container).get(variable, "").removeprefix("redis://").partition("/")[0]
+    return cluster.environment(pod, container).get(variable, "").partition("://")[2].partition("/")[0]
 
 
 def addresses(cluster: Cluster) -> Iterator[str]:
@@ -246,8 +249,10 @@ def references(cluster: Cluster) -> Iterator[str]:
             claim = volume.get("persistentVolumeClaim", {}).get("claimName")
             if claim and claim not in cluster.of_kind("PersistentVolumeClaim"):
                 yield f"{pod.name}: no claim {claim}"
-            if "secret" in volume:
-                yield f"{pod.name}: no Secret is declared here"
+            # Certificates, of the pod's own role: `lookalike certs dev`, or cert-manager.
+            role = "update" if pod.runs_ray() else pod.name
+            if "secret" in volume and volume["secret"] != {"secretName": f"{role}-tls"}:
+                yield f"{pod.name}: a Secret of something else: {volume['secret']}"
         account = pod.spec.get("serviceAccountName", "default")
         if account != "default" and account not in cluster.of_kind("ServiceAccount"):
             yield f"{pod.name}: no ServiceAccount {account}"
@@ -358,6 +363,35 @@ def security(cluster: Cluster) -> Iterator[str]:
                 yield f"{pod.name}: {container['name']}: resources {resources}"
 
 
+def tls(cluster: Cluster) -> Iterator[str]:
+    """Everything has TLS and asks its callers for certificates, or nothing has, as the overlay `insecure`."""
+    insecure = settings(cluster, "gateway").get("insecure") == "true"
+    for name in ("gateway", "shard", "text-encoder", "worker"):
+        values = settings(cluster, name)
+        if (values.get("insecure") == "true") != insecure or bool(values.get("tls_client_ca")) == insecure:
+            yield f"{name}: asks for {values.get('tls_client_ca')!r}, insecure: {values.get('insecure')}"
+        if name in ("gateway", "worker") and bool(values.get("tls_ca")) == insecure:
+            yield f"{name}: calls others by {values.get('tls_ca')!r}"
+    for name in ("shard", "text-encoder"):
+        if bool(settings(cluster, name).get("tls_allowed_names")) == insecure:
+            yield f"{name}: any certificate of the CA may call"
+    for name in ("redis", "stream"):
+        (container,) = cluster.pod(name).spec["containers"]
+        if ("--tls-port" in arguments_of(container)) == insecure:
+            yield f"{name}: {arguments_of(container)}"
+    for name, variable in (("gateway", "REDIS"), ("gateway", "STREAM"), ("worker", "STREAM")):
+        pod = cluster.pod(name)
+        url = cluster.environment(pod, pod.spec["containers"][0]).get(f"LOOKALIKE_{name.upper()}_{variable}", "")
+        if url.startswith("rediss://") == insecure:
+            yield f"{name}: calls {url}"
+    if ("ssl_config_file" in model_server_flags(cluster)) == insecure:
+        yield "model-server: with TLS and without"
+    update = cluster.pod("update")
+    options = options_of(cluster, update, update.spec["containers"][0])
+    if bool(options.get("tls_ca")) == insecure:
+        yield f"update: calls others by {options.get('tls_ca')!r}"
+
+
 def grace_periods(cluster: Cluster) -> Iterator[str]:
     """The termination grace period of a pod is longer than its process takes to drain."""
     for pod in cluster.pods():
@@ -464,6 +498,6 @@ CHECKS: dict[str, Check] = {
     check.__name__: check
     for check in (
         schema, commands, listening, services, addresses, policies, probes, references, selectors, images, shards,
-        encoders, security, grace_periods, paths, memory, model, ray,
+        encoders, security, tls, grace_periods, paths, memory, model, ray,
     )
 }  # fmt: skip

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from prometheus_client import REGISTRY
 
+from lookalike.runtime import reported_breaker, security
 from server import metrics
 from tests.conftest import REPOSITORY
 
@@ -24,7 +25,7 @@ def rules() -> list[dict[str, Any]]:
 
 
 def test_every_metric_of_a_rule_is_one_of_the_gateway() -> None:
-    assert metrics.RECALL_SHORT is not None  # They are declared once the module is imported.
+    assert all((metrics, reported_breaker, security))  # Metrics are declared once their module is imported.
     names = {name for rule in rules() for name in re.findall(r"lookalike_\w+", rule["expr"])}
     declared = {family.name + ("_total" if family.type == "counter" else "") for family in REGISTRY.collect()}
     assert names

@@ -62,7 +62,7 @@ class MutableBase:
         return self.of("NetworkPolicy", name)["spec"]
 
     def volume(self, name: str) -> Any:
-        return self.pod(name)["volumes"][0]
+        return next(volume for volume in self.pod(name)["volumes"] if "persistentVolumeClaim" in volume)
 
     def update(self) -> Any:
         return self.pod("update")["containers"][0]
@@ -110,7 +110,7 @@ MUTATIONS: list[tuple[str, str, Callable[[MutableBase], Any]]] = [
     ("policies", "no deny by default", lambda c: c.policy("default-deny").update(policyTypes=["Ingress"])),
     ("policies", "no such port", lambda c: c.policy("shard")["ingress"][0].update(ports=[{"port": "rpc"}])),
     ("probes", "no liveness probe", lambda c: c.container("redis").pop("livenessProbe")),
-    ("probes", "no such port", lambda c: c.container("shard")["readinessProbe"].update(grpc={"port": 50052})),
+    ("probes", "no such port", lambda c: c.container("shard")["readinessProbe"].update(grpc={"port": 50053})),
     ("probes", "liveness by readiness", lambda c: c.container("gateway")["livenessProbe"]["grpc"].pop("service")),
     ("references", "no such settings", lambda c: c.container("shard")["envFrom"][0]["configMapRef"].update(name="x")),
     ("references", "no such claim", lambda c: c.volume("shard")["persistentVolumeClaim"].update(claimName="x")),
@@ -135,6 +135,13 @@ MUTATIONS: list[tuple[str, str, Callable[[MutableBase], Any]]] = [
     ("security", "service links", lambda c: c.pod("gateway").pop("enableServiceLinks")),
     ("security", "no seccomp", lambda c: c.pod("shard")["securityContext"].pop("seccompProfile")),
     ("security", "no bound on memory", lambda c: c.container("shard")["resources"].pop("limits")),
+    ("tls", "callers that prove nothing", setting("gateway", "TLS_CLIENT_CA", "")),
+    ("tls", "plain calls of others", setting("worker", "TLS_CA", "")),
+    ("tls", "any certificate", setting("shard", "TLS_ALLOWED_NAMES", "")),
+    ("tls", "a plain Redis", setting("gateway", "REDIS", "redis://redis:6379/0")),
+    ("tls", "a model server without it", lambda c: c.container("model-server")["args"].pop()),
+    ("tls", "an update without it", lambda c: c.update()["args"].remove("--tls-ca=/etc/lookalike/tls/ca.crt")),
+    ("references", "another certificate", lambda c: c.pod("shard")["volumes"][0]["secret"].update(secretName="x")),
     ("grace_periods", "a longer drain", setting("gateway", "DRAIN_S", "35")),
     ("paths", "an index elsewhere", setting("shard", "LOCATION", "/data/indices")),
     ("paths", "a read-only mount for the update", lambda c: c.update()["volumeMounts"][1].update(readOnly=True)),

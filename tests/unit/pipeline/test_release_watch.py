@@ -201,7 +201,7 @@ async def test_another_process_may_watch_with_readings_that_were_kept_as_text() 
     [
         ({"metrics": ()}, "name the metrics page of every gateway"),
         ({"metrics": ("gateway:9090",)}, "--metrics gateway:9090: not http://HOST:PORT/metrics"),
-        ({"metrics": ("https://gateway/metrics",)}, "not http://"),
+        ({"metrics": ("ftp://gateway/metrics",)}, "not http://"),
         ({"metrics": ("http://gateway:port/metrics",)}, "not http://"),
         ({"metrics": ("http://g/metrics",), "interval_s": 0.0}, "above 0 s"),
         ({"metrics": ("http://g/metrics",), "max_silent_readings": 0}, "max_silent_readings"),

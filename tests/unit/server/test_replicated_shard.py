@@ -148,7 +148,7 @@ async def shard_of(
         0,
         addresses or [*by_address],
         GatewaySettings(**{"refresh_s": 0.05, "shard_hang_s": 0.2, **settings}),
-        connect=by_address.__getitem__,
+        connect=lambda address, name: by_address[address],
         resolve=(names or Names()).resolve,
     )
     watching = asyncio.create_task(shard.watch())
