@@ -20,7 +20,7 @@ from lookalike.errors import PermissionDenied, Unauthenticated, Unavailable
 from lookalike.runtime.call import Call, Caller
 from lookalike.timestamps import unix_time_s
 
-_SCHEME = "Bearer "
+_SCHEME = "bearer "
 _NOBODY = bytes(
     32
 )  # No token has this hash. Unknown ids are compared with it, so that they take as long as known ones.
@@ -86,7 +86,7 @@ class KeyGuard:
     def __call__(self, call: Call) -> None:
         """Say who makes the call. Raises Unauthenticated, PermissionDenied, Unavailable."""
         table, given = self._table, call.value("authorization")
-        if given.startswith(_SCHEME):
+        if given[: len(_SCHEME)].lower() == _SCHEME:
             key = table.of_token(given[len(_SCHEME) :].strip())
         elif given:
             self._refuse("malformed", call)
