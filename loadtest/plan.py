@@ -13,6 +13,7 @@ import numpy as np
 from loadtest.mix import ProductInfo, QueryInputs
 from lookalike.cli import npy_files
 from lookalike.client import Client, Tls
+from lookalike.credentials import key_of
 from lookalike.errors import BadSettings
 from lookalike.limits import MAX_IMAGE_BYTES
 from lookalike.spaces import VECTOR_SPACES
@@ -38,9 +39,11 @@ class LoadPlan:
     vectors: str  # A .npy file; empty: none.
     vector_space: str
     tls: Mapping[str, str] = field(default_factory=dict)  # `Tls.names`; empty: the gateway is called plainly.
+    api_key_file: str = ""  # Empty: no key.
 
     def connect(self) -> Client:
-        return Client(self.address, tls=Tls.of(self.tls) if self.tls else None)
+        tls = Tls.of(self.tls) if self.tls else None
+        return Client(self.address, tls=tls, api_key=key_of("", self.api_key_file))
 
     def read_inputs(self) -> QueryInputs:
         """Read the photos and vectors that the queries are made of."""

@@ -31,6 +31,7 @@ from loadtest import discovery
 from loadtest.mix import KINDS, QueryGenerator, QueryInputs
 from loadtest.plan import LoadPlan, find_photos, parse_vectors, read, read_vectors
 from lookalike.client import Client, Tls
+from lookalike.credentials import key_of
 from lookalike.errors import BadSettings, LookalikeError
 
 grpc.experimental.gevent.init_gevent()
@@ -97,6 +98,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         default="",
         help=f"kinds of query (default: those of {mix} that the gateway answers)",
     )
+    option("--api-key-file", metavar="FILE", default="", help="the API key to call with")
     option("--rate-per-user", type=float, default=RATE_PER_USER, help="calls per second; 0: no limit (%(default)s)")
     # Locust's own --tls-cert and --tls-key are of its web page.
     for name in ("ca", "cert", "key"):
@@ -133,7 +135,7 @@ def _discover_target(address: str, options: argparse.Namespace) -> Target:
     seed = random.randrange(2**32) if options.query_seed < 0 else options.query_seed
     space, vectors = parse_vectors(options.vectors)
     photos = find_photos(Path(options.images)) if options.images else []
-    client = Client(address, tls=_tls(options))
+    client = Client(address, tls=_tls(options), api_key=key_of("", options.api_key_file))
     try:
         inputs = QueryInputs(
             products=discovery.list_products(client),

@@ -33,6 +33,7 @@ from lookalike.changes import (
     write_requests,
 )
 from lookalike.channels import aio_client_channel, blocking_client_channel
+from lookalike.credentials import ApiKey, authorization
 from lookalike.errors import LookalikeError
 from lookalike.requests import (
     ClassifyArguments,
@@ -115,6 +116,7 @@ class Client:
                never. Which calls, and why that is safe: `lookalike.retries`.
     tls:       the certificates of a gateway that wants TLS: Tls(ca="ca.crt", cert="tls.crt", key="tls.key"). The files
                are read again when they change. Raises BadSettings where they cannot be used. None: no TLS.
+    api_key:   sent with every call; or a function that gives it, such as `lookalike.credentials.KeyFile(path)`.
     """
 
     def __init__(
@@ -124,8 +126,10 @@ class Client:
         timeout_s: float = 10.0,
         retry: RetryPolicy | None = DEFAULT_RETRIES,
         tls: Tls | None = None,
+        api_key: ApiKey | None = None,
     ) -> None:
         self._timeout_s = timeout_s
+        self._authorization = authorization(api_key)
         self._channel = blocking_client_channel(address, service_config(retry), tls)
         self._similar = SimilarProductsStub(self._channel)
         self._catalog = CatalogStub(self._channel)
@@ -226,7 +230,7 @@ class Client:
         To resume a broken stream, pass the last id received as `after`.
         """
         request = list_request(after, limit, descriptions, filter_arguments)
-        call = self._catalog.List(request, timeout=timeout_s)
+        call = self._catalog.List(request, timeout=timeout_s, metadata=self._authorization())
         try:
             yield from call
         except grpc.RpcError as error:
@@ -342,7 +346,7 @@ class Client:
 
     def _call_within(self, timeout_s: float | None, method: Callable[..., Response], request: Message) -> Response:
         try:
-            return method(request, timeout=timeout_s)
+            return method(request, timeout=timeout_s, metadata=self._authorization())
         except grpc.RpcError as error:
             raise to_error(error) from error
 
@@ -358,7 +362,7 @@ class Client:
             except Exception as error:  # In gRPC's thread, where it would only cancel the call.
                 failures.append(error)
 
-        call = method(until_failure(), timeout=timeout_s)
+        call = method(until_failure(), timeout=timeout_s, metadata=self._authorization())
         try:
             yield from call
         except grpc.RpcError as error:
@@ -394,8 +398,10 @@ class AsyncClient:
         timeout_s: float = 10.0,
         retry: RetryPolicy | None = DEFAULT_RETRIES,
         tls: Tls | None = None,
+        api_key: ApiKey | None = None,
     ) -> None:
         self._timeout_s = timeout_s
+        self._authorization = authorization(api_key)
         self._channel = aio_client_channel(address, service_config(retry), tls)
         self._similar = SimilarProductsStub(self._channel)
         self._catalog = CatalogStub(self._channel)
@@ -465,7 +471,7 @@ class AsyncClient:
     ) -> AsyncGenerator[Product, None]:
         """As `Client.list`."""
         request = list_request(after, limit, descriptions, filter_arguments)
-        call = self._catalog.List(request, timeout=timeout_s)
+        call = self._catalog.List(request, timeout=timeout_s, metadata=self._authorization())
         try:
             async for product in call:
                 yield product
@@ -546,7 +552,7 @@ class AsyncClient:
         self, timeout_s: float | None, method: Callable[..., Awaitable[Response]], request: Message
     ) -> Response:
         try:
-            return await method(request, timeout=timeout_s)
+            return await method(request, timeout=timeout_s, metadata=self._authorization())
         except grpc.RpcError as error:
             raise to_error(error) from error
 
@@ -563,7 +569,7 @@ class AsyncClient:
             except Exception as error:  # In gRPC's task, where it would only cancel the call.
                 failures.append(error)
 
-        call = method(until_failure(), timeout=timeout_s)
+        call = method(until_failure(), timeout=timeout_s, metadata=self._authorization())
         try:
             async for response in call:
                 yield response

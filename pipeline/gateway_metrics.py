@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit, urlunsplit
 
 from lookalike import channels
+from lookalike.credentials import ApiKey, authorization
 from lookalike.errors import BadSettings
 from pipeline.metrics_page import Page
 
@@ -52,14 +53,15 @@ def check_url(url: str) -> None:
         raise BadSettings(f"--metrics {url}: not http://HOST:PORT/metrics, or https://")
 
 
-async def read_pages(urls: Sequence[str], timeout_s: float) -> Reading:
+async def read_pages(urls: Sequence[str], timeout_s: float, api_key: ApiKey | None = None) -> Reading:
     """Read the pages of all gateways; a name that resolves to several addresses stands for all of them."""
     found = await asyncio.gather(*(asyncio.to_thread(_resolve, url) for url in urls))
     addresses = dict(zip(urls, found, strict=True))
     failures = {url: each for url, each in addresses.items() if isinstance(each, str)}
     wanted = {address: url for url, each in addresses.items() if not isinstance(each, str) for address in each}
+    key = authorization(api_key)() or ()
     answers = await asyncio.gather(
-        *(asyncio.to_thread(_read, address, urlsplit(url).netloc, timeout_s) for address, url in wanted.items())
+        *(asyncio.to_thread(_read, address, urlsplit(url).netloc, key, timeout_s) for address, url in wanted.items())
     )
     texts = {}
     for address, (text, failure) in zip(wanted, answers, strict=True):
@@ -86,10 +88,12 @@ def _resolve(url: str) -> list[str] | str:
     return [urlunsplit((parts.scheme, netloc, parts.path or "/metrics", parts.query, "")) for netloc in netlocs]
 
 
-def _read(address: str, host: str, timeout_s: float) -> tuple[str, str]:
+def _read(address: str, host: str, key: Sequence[tuple[str, str]], timeout_s: float) -> tuple[str, str]:
     """The page, or else why there is none."""
     request = urllib.request.Request(address, headers={"Host": host})  # noqa: S310  # `check_url` was called.
     tls = channels.process_tls()
+    for name, value in key:
+        request.add_unredirected_header(name, value)
     try:
         # The address is one that the host was resolved to: the certificate is of the host.
         context = tls.context(urlsplit(f"//{host}").hostname or "") if tls and address.startswith("https:") else None

@@ -34,7 +34,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     if directory is None:
         raise BadSettings(f"--staging is not given: the directory in which `update` built the version of {location}")
     name = location.current()
-    options = ReencodeOptions(wait_s=args.wait_s, settle_s=args.settle_s)
+    options = ReencodeOptions(wait_s=args.wait_s, settle_s=args.settle_s, api_key=flags.api_key(args))
     report = asyncio.run(reencode_served(args.gateway, BuiltProducts(directory, name), name, options))
     print(json.dumps(asdict(report), indent=1) if args.json else _summary(report))
     if failed := report.failed.total():
@@ -87,6 +87,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
         metavar="S",
         help="time for calls to end that began with the version before (default %(default)s)",
     )
+    flags.add_key_flag(parser, environ)
     add("--json", action="store_true", help="print the report as JSON")
     flags.add_tls_flags(parser, environ)
     return parser

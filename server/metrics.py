@@ -35,6 +35,12 @@ REFUSED = Counter(
     "lookalike_requests_refused_total",
     "Requests refused at once: too many, or too many bytes, in flight, or too late for their deadline.",
 )
+KEY_REFUSED = Counter(
+    "lookalike_key_limit_refusals_total",
+    "Requests refused for the limits of their API key: calls, bytes and photos per second, concurrency; share: more "
+    "than its part of the requests in flight while other keys ask.",
+    ["limit"],
+)
 COSTLY = Gauge(
     "lookalike_costly_searches_inflight", "Searches in flight that are more work for the shards than an ordinary one."
 )

@@ -13,7 +13,7 @@ from lookalike.limits import MAX_WRITE_AHEAD
 from lookalike.runtime.deadline import Deadline
 from lookalike.v1.catalog_pb2 import BatchWriteRequest
 from server.admission import Admission
-from server.changes import CatalogWriter, calls_of
+from server.changes import CatalogWriter, calls_of, count_of
 from server.metrics import time_request
 from server.open_streams import OpenStreams
 
@@ -45,14 +45,14 @@ class WriteStreamer:
             finally:
                 batches.put_nowait(None)  # Without waiting for room, which nobody makes once the stream has ended.
 
-        with self._streams.one_more():
-            reader = asyncio.create_task(read())
+        with self._streams.one_more() as stream:
+            reader = stream.read(read())
             try:
                 while (request := await batches.get()) is not None:
                     slots.release()
                     with (
                         time_request("Write") as timer,
-                        self._admission.permit(timer, calls_of(request), request.ByteSize()),
+                        self._admission.permit(timer, calls_of(request), request.ByteSize(), items=count_of(request)),
                     ):
                         response = await self._writer.write(request, deadline)
                     yield response

@@ -11,7 +11,6 @@ from rich.console import Console
 
 from lookalike.cli import flags, render
 from lookalike.cli.search import as_dict
-from lookalike.client import Client
 
 EXAMPLES = """\
 examples:
@@ -26,10 +25,9 @@ exit status: 0 success, with a category or without; 1 the service failed; 2 an a
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     parser = _parser(environ)
     options = parser.parse_args(argv)
-    flags.use_tls(options)
     if options.product is None and options.image is None and options.text is None:
         parser.error("give --product, or --image, --text or both")
-    with Client(options.address, timeout_s=options.timeout_s) as client:
+    with flags.open_client(options) as client:
         response = client.classify(
             product_id=options.product,
             image=options.image,

@@ -15,7 +15,6 @@ from lookalike.changes import set_fields
 from lookalike.cli import flags, npy_files
 from lookalike.cli.render import printable
 from lookalike.cli.search import as_dict
-from lookalike.client import Client
 from lookalike.spaces import VECTOR_SPACES, space_name
 from lookalike.v1.catalog_pb2 import ChangeResponse
 from lookalike.v1.types_pb2 import Product
@@ -60,10 +59,9 @@ def upsert(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         "--allow-unfindable", action="store_true", help="store the product even if it has no vector: no search finds it"
     )
     options = parser.parse_args(argv)
-    flags.use_tls(options)
     product = Product(id=options.id)
     set_fields(product, _given_fields(options))
-    with Client(options.address, timeout_s=options.timeout_s) as client:
+    with flags.open_client(options) as client:
         response = client.upsert(
             product,
             revision=options.revision,
@@ -83,12 +81,11 @@ def patch(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         "--clear", action="append", default=[], choices=_FIELDS, metavar="FIELD", help="empty this field; repeatable"
     )
     options = parser.parse_args(argv)
-    flags.use_tls(options)
     fields = _given_fields(options)
     if both := fields.keys() & {*options.clear}:
         parser.error(f"--clear {min(both)}: the field is given a value, too")
     fields |= dict.fromkeys(options.clear)
-    with Client(options.address, timeout_s=options.timeout_s) as client:
+    with flags.open_client(options) as client:
         response = client.patch(
             options.id,
             revision=options.revision,

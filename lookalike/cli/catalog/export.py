@@ -11,7 +11,6 @@ from typing import IO, Any
 
 from lookalike.cli import flags
 from lookalike.cli.progress import progress_bar
-from lookalike.client import Client
 from lookalike.errors import OperatorError
 from lookalike.product_rules import FIELDS
 from lookalike.v1.types_pb2 import Product
@@ -36,11 +35,10 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     flags.add_filter_flags(parser.add_argument_group("which products are written"))
     flags.add_gateway_flags(parser, environ)
     options = parser.parse_args(argv)
-    flags.use_tls(options)
     conditions = flags.filter_arguments(options)
     written = 0
     with (
-        Client(options.address, timeout_s=options.timeout_s) as client,
+        flags.open_client(options) as client,
         _replacing(options.file) as file,
         progress_bar("exporting", total=client.count(**conditions)) as count,
     ):

@@ -31,7 +31,6 @@ exit status: 0 done, or a newer revision is stored already; 1 the service failed
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     parser = _parser(environ)
     options = parser.parse_args(argv)
-    flags.use_tls(options)
     conditions = flags.filter_arguments(options)
     if options.where == (options.id is not None):
         parser.error("give either ID, or --where and conditions")
@@ -39,7 +38,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         parser.error("conditions and --dry-run need --where")
     if options.where and not conditions:
         parser.error("--where: give at least one condition, such as --shop")
-    with Client(options.address, timeout_s=options.timeout_s) as client:
+    with flags.open_client(options) as client:
         if options.where:
             return _remove_where(client, options, conditions)
         print_change(options, client.remove(options.id, revision=options.revision))

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from prometheus_client import REGISTRY
 
+from lookalike.access import metrics as access_metrics
 from lookalike.runtime import reported_breaker, security
 from server import metrics
 from tests.conftest import REPOSITORY
@@ -25,7 +26,9 @@ def rules() -> list[dict[str, Any]]:
 
 
 def test_every_metric_of_a_rule_is_one_of_the_gateway() -> None:
-    assert all((metrics, reported_breaker, security))  # Metrics are declared once their module is imported.
+    assert all(
+        (metrics, access_metrics, reported_breaker, security)
+    )  # Metrics are declared once their module is imported.
     names = {name for rule in rules() for name in re.findall(r"lookalike_\w+", rule["expr"])}
     declared = {family.name + ("_total" if family.type == "counter" else "") for family in REGISTRY.collect()}
     assert names
