@@ -9,6 +9,7 @@ import grpc
 import grpc.aio
 
 from lookalike.channels import aio_channel
+from lookalike.runtime.call import outgoing
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.edge import peer_error
 from lookalike.status import from_request_error
@@ -42,7 +43,7 @@ class Gateway:
         self._stub = CatalogStub(self._channel)
 
     async def batch_write(self, request: BatchWriteRequest, timeout_s: float) -> BatchWriteResponse:
-        return await self._answer(self._stub.BatchWrite(request, timeout=timeout_s), timeout_s)
+        return await self._answer(self._stub.BatchWrite(request, timeout=timeout_s, metadata=outgoing()), timeout_s)
 
     async def version(self) -> str:
         """The version that it serves."""

@@ -56,7 +56,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
     )
     if not settings.shards:
         raise BadSettings("LOOKALIKE_GATEWAY_SHARDS (--shards) is empty: name the address of every shard, in order")
-    telemetry.configure_logging(settings.log_level)
+    telemetry.configure_process_logging(settings)
     lifecycle.run(serve(settings))
 
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from index.backends.faiss_support import use_threads
 from lookalike.errors import Overloaded
+from lookalike.runtime.call import carried
 from lookalike.runtime.deadline import Deadline
 
 Result = TypeVar("Result")
@@ -35,7 +36,7 @@ class Pool:
         """
         if not self._slots.acquire(blocking=False):
             raise Overloaded("the queue of the search threads is full")
-        call = self._executor.submit(_run_in_time, work, deadline)
+        call = self._executor.submit(carried(_run_in_time), work, deadline)
         self._count(1)
         call.add_done_callback(lambda _: self._count(-1))
         return call

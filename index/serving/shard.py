@@ -54,7 +54,7 @@ The peers are the replicas of a shard: each takes from the others the changes th
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
     settings = load(ShardSettings, environ, argv, description=DESCRIPTION)
-    telemetry.configure_logging(settings.log_level)
+    telemetry.configure_process_logging(settings)
     lifecycle.run(run(settings))
     return 0
 

@@ -5,14 +5,25 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable, Sequence
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
+from functools import partial
+from typing import ParamSpec, TypeVar
+
+from lookalike.runtime import tracing
+from lookalike.runtime.tracing import Kind, NoSpan, Span, TraceContext
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
 
 Metadata = Sequence[tuple[str, str | bytes]]
+OutgoingMetadata = tuple[tuple[str, str], ...]
 
 SCOPES = ("search", "read", "write", "admin")
+REQUEST_ID, TRACEPARENT, TRACESTATE = "x-request-id", "traceparent", "tracestate"
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+_MAX_REQUEST_ID = 128
+_REQUEST_ID = re.compile(rf"[A-Za-z0-9._:/+=@-]{{1,{_MAX_REQUEST_ID}}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +48,11 @@ class Call:
     )
     identities: Sequence[str] = ()  # The names in the caller's certificate, which TLS has verified.
     caller: Caller = ANYONE
+    members: Sequence[Call] = ()  # Of a batch: the calls for which this process works together.
+    notes: Sequence[str] = ()  # What happened to it: "hedged", "retried".
+    span: Span | None = None  # Of its answer, if that is recorded.
     _request_id: str = ""
+    _trace: TraceContext | None = None
 
     def value(self, key: str) -> str:
         """The first value of a key of the metadata, or ""."""
@@ -47,11 +62,33 @@ class Call:
         return ""
 
     def request_id(self) -> str:
-        """The id by which logs name this call: the caller's own, in x-request-id, or a random one."""
+        """The id by which logs name this call: the caller's own, in x-request-id, or a random one.
+
+        Of a batch: those of its members with "+" between them, as far as one id may be long.
+        """
         if not self._request_id:
-            given = self.value("x-request-id")
-            self._request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+            if self.members:
+                ids = "+".join(each.request_id() for each in self.members)
+                self._request_id = ids[:_MAX_REQUEST_ID]
+            else:
+                given = self.value(REQUEST_ID)
+                self._request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         return self._request_id
+
+    def trace(self) -> TraceContext | None:
+        """The trace that it is part of: the caller's, or a new one if this process exports traces.
+
+        Of a batch: that of the first member which has one.
+        """
+        if self._trace is None:
+            if self.members:
+                self._trace = next(filter(None, map(Call.trace, self.members)), None)
+            elif (given := self.value(TRACEPARENT)) != "":
+                states = [str(value) for key, value in self.metadata if key == TRACESTATE]
+                self._trace = tracing.parse(given, states)
+            if self._trace is None and tracing.is_on():
+                self._trace = tracing.new_trace()
+        return self._trace
 
 
 # Lets a call pass, or raises a LookalikeError that refuses it. Called before the request is parsed, on any thread.
@@ -67,7 +104,64 @@ def current() -> Call:
 
 
 def begin(call: Call, guard: Guard | None) -> None:
-    """Make this the current call, if the guard lets it pass."""
+    """Make this the current call, if the guard lets it pass. Whoever answers it ends it, too."""
     _CURRENT.set(call)
     if guard is not None:
         guard(call)
+    if tracing.is_on():
+        tracing.activate(_start_span(call, Kind.SERVER))
+
+
+def end(call: Call, error: BaseException | None = None) -> None:
+    """The call is answered, or failed with this error."""
+    if call.span is not None:
+        call.span.end(error)
+
+
+def _start_span(call: Call, kind: Kind) -> Span | None:
+    if call.span is None and (trace := call.trace()) is not None and trace.sampled:
+        call.span = Span(call.method.removeprefix("/"), trace, kind)
+    return call.span
+
+
+# Work for calls that is handed on: to batches, to threads, to other processes.
+
+Origin = tuple[Call, Span | None]  # The call that something is done for, and the span that this is a part of.
+
+
+def origin() -> Origin:
+    return _CURRENT.get(), tracing.active()
+
+
+def begin_batch(name: str, origins: Sequence[Origin]) -> Span | NoSpan:
+    """What this task, or this copy of the context, does from now on is for all of these; use the span as a context."""
+    calls = {id(call): call for call, _ in origins if call is not NO_CALL}
+    _CURRENT.set(NO_CALL if not calls else calls.popitem()[1] if len(calls) == 1 else Call("", members=[*calls.values()]))
+    tracing.activate(None)  # That of whoever began this task.
+    return tracing.batch(name, [span for _, span in origins])
+
+
+def carried(work: Callable[P, Result]) -> Callable[P, Result]:
+    """The same work, as a part of this call on whatever thread it is done."""
+    return partial(copy_context().run, work)
+
+
+def outgoing() -> OutgoingMetadata:
+    """The metadata of a call to another process of the system that is made for this one."""
+    call = _CURRENT.get()
+    if call is NO_CALL:
+        return ()
+    span = tracing.active()
+    trace = call.trace() if span is None else span.context()
+    if trace is None:
+        return ((REQUEST_ID, call.request_id()),)
+    metadata = (REQUEST_ID, call.request_id()), (TRACEPARENT, trace.traceparent())
+    return (*metadata, (TRACESTATE, trace.state)) if trace.state else metadata
+
+
+def note(text: str) -> None:
+    """Remember what happened to the current call, for the log of slow ones."""
+    call = _CURRENT.get()
+    for each in call.members or (call,):
+        if each is not NO_CALL and text not in each.notes:
+            each.notes = (*each.notes, text)

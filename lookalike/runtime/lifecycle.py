@@ -20,7 +20,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from lookalike.errors import OperatorError
-from lookalike.runtime import edge, telemetry
+from lookalike.runtime import edge, otlp, telemetry
 from lookalike.runtime.listening import ServerSockets
 from lookalike.runtime.settings import ProcessSettings
 
@@ -88,6 +88,7 @@ async def serve(
     await checks.set(health.SERVICE_NAME, SERVING)
     port = _bind(server, settings)
     telemetry.expose_metrics(settings.host, settings.metrics_port)
+    stop_tracing = otlp.start(settings)
     await server.start()
     log.info("listening on %s:%d", settings.host, port)
 
@@ -107,6 +108,7 @@ async def serve(
     finally:
         await checks.enter_graceful_shutdown()
         await drain(server, port, settings.drain_s if ready else 0.0)
+        stop_tracing()
         log.info("stopped")
 
 

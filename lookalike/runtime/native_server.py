@@ -29,7 +29,7 @@ from lookalike.limits import (
     MAX_MESSAGE_BYTES,
     MAX_METADATA_BYTES,
 )
-from lookalike.runtime.call import Call, Guard, begin
+from lookalike.runtime.call import Call, Guard, begin, carried, end
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.methods import Method, ThreadedUnary, serialize, status_of
 from lookalike.status import Trailer
@@ -186,23 +186,28 @@ class NativeServer(grpc.aio.Server):
         try:
             reply = call.method.function.submit(call.method.parse(call.payload), call.deadline)
         except Exception as error:
+            end(call.call, error)
             self._fail(call_id, *status_of(error))
             return True
         if isinstance(reply, Future):
             self._submitted[call_id] = reply
-            reply.add_done_callback(partial(self._reply, call_id))
+            reply.add_done_callback(carried(partial(self._reply, call_id, call.call)))
         elif reply is not None:
+            end(call.call)
             self._respond(call_id, reply)
         return reply is not None
 
-    def _reply(self, call_id: int, reply: Future[bytes]) -> None:
+    def _reply(self, call_id: int, call: Call, reply: Future[bytes]) -> None:
         """Answer a call that was submitted, on the thread that did, or that cancelled it."""
         del self._submitted[call_id]
         if reply.cancelled():
+            end(call, asyncio.CancelledError())
             self._fail_ended(call_id)
         elif isinstance(error := reply.exception(), Exception):
+            end(call, error)
             self._fail(call_id, *status_of(error))
         else:
+            end(call)
             self._respond(call_id, reply.result())
 
     def _accept(self, events: Sequence[_Event]) -> None:
@@ -224,12 +229,14 @@ class NativeServer(grpc.aio.Server):
     async def _answer(self, call_id: int, call: _Call) -> None:
         begin(call.call, None)  # The guard has let it pass.
         try:
-            self._respond(
-                call_id, serialize(await call.method.function(call.method.parse(call.payload), call.deadline))
-            )
+            reply = serialize(await call.method.function(call.method.parse(call.payload), call.deadline))
+            end(call.call)
+            self._respond(call_id, reply)
         except Exception as error:
+            end(call.call, error)
             self._fail(call_id, *status_of(error))
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
+            end(call.call, error)
             self._fail_ended(call_id)
             raise
         finally:
