@@ -13,6 +13,7 @@ from encoders.clients import Encoders
 from lookalike.errors import BadSettings
 from lookalike.runtime import edge, lifecycle, telemetry
 from lookalike.runtime.settings import load
+from lookalike.runtime.slow_log import slow_log
 from lookalike.stream.redis_stream import open_redis_stream
 from lookalike.v1 import catalog_pb2, search_pb2
 from server import batch, changes
@@ -102,6 +103,7 @@ def build_gateway(settings: ServiceSettings, transports: Sequence[ShardTransport
         settings.cache_staleness_s,
         SingleFlight(),
         recall,
+        slow_log(settings.slow_query_s),
     )
     classifier = ClassifyHandler(versions, shards, encoders, deadline_s)
     reader = CatalogReader(versions, shards, deadline_s)

@@ -10,10 +10,10 @@ compile() {  # compile FILE OPTION...
 }
 compile dev --group dev "$@"
 for role in gateway model-server text-encoder; do
-    compile "$role" --group "$role" --group native-grpc -c requirements/dev.lock
+    compile "$role" --group "$role" --group native-grpc --group otlp -c requirements/dev.lock
 done
 for role in index node; do  # These images and pipeline's build and read indexes of every recipe but NGT.
-    compile "$role" --group "$role" --group symqg --group native-grpc -c requirements/dev.lock
+    compile "$role" --group "$role" --group symqg --group native-grpc --group otlp -c requirements/dev.lock
 done
-compile pipeline --group pipeline --group ray --group sql --group symqg --group native-grpc -c requirements/dev.lock
+compile pipeline --group pipeline --group ray --group sql --group symqg --group native-grpc --group otlp -c requirements/dev.lock
 compile loadtest --group loadtest -c requirements/dev.lock

@@ -69,7 +69,8 @@ class ProductEncoder:
         request = EncodeProductsRequest(inputs=inputs, fingerprint=fingerprint)
         try:
             response = await self._replicas.call(
-                lambda stubs: stubs.product.Encode(request, timeout=deadline.timeout_s(), metadata=outgoing()), serves(fingerprint)
+                lambda stubs: stubs.product.Encode(request, timeout=deadline.timeout_s(), metadata=outgoing()),
+                serves(fingerprint),
             )
         except grpc.aio.AioRpcError as error:
             raise _to_error(error, deadline) from error
@@ -82,7 +83,8 @@ class ProductEncoder:
         request = ClassifyProductsRequest(inputs=inputs, limit=limit, precision=precision, fingerprint=fingerprint)
         try:
             response = await self._replicas.call(
-                lambda stubs: stubs.product.Classify(request, timeout=deadline.timeout_s(), metadata=outgoing()), serves(fingerprint)
+                lambda stubs: stubs.product.Classify(request, timeout=deadline.timeout_s(), metadata=outgoing()),
+                serves(fingerprint),
             )
         except grpc.aio.AioRpcError as error:
             raise _to_error(error, deadline) from error

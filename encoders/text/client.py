@@ -33,7 +33,8 @@ class TextEncoder:
         request = EncodeTextRequest(texts=texts, fingerprint=fingerprint)
         try:
             response = await self._replicas.call(
-                lambda stubs: stubs.text.Encode(request, timeout=deadline.timeout_s(), metadata=outgoing()), serves(fingerprint)
+                lambda stubs: stubs.text.Encode(request, timeout=deadline.timeout_s(), metadata=outgoing()),
+                serves(fingerprint),
             )
         except grpc.aio.AioRpcError as error:
             raise peer_error(error, "text encoder", deadline) from error
@@ -46,7 +47,8 @@ class TextEncoder:
         request = LeaveOutWordsRequest(text=text, fingerprint=fingerprint)
         try:
             response = await self._replicas.call(
-                lambda stubs: stubs.text.LeaveOutWords(request, timeout=deadline.timeout_s(), metadata=outgoing()), serves(fingerprint)
+                lambda stubs: stubs.text.LeaveOutWords(request, timeout=deadline.timeout_s(), metadata=outgoing()),
+                serves(fingerprint),
             )
         except grpc.aio.AioRpcError as error:
             raise peer_error(error, "text encoder", deadline) from error

@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ParamSpec, TypeVar
 
+import grpc
+
 from lookalike.runtime import tracing
-from lookalike.runtime.tracing import Kind, NoSpan, Span, TraceContext
+from lookalike.runtime.tracing import Attribute, Kind, NoSpan, Span, TraceContext
+from lookalike.status import code_of
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
@@ -115,6 +118,9 @@ def begin(call: Call, guard: Guard | None) -> None:
 def end(call: Call, error: BaseException | None = None) -> None:
     """The call is answered, or failed with this error."""
     if call.span is not None:
+        code: tuple[int, str] = (code_of(error) if error else grpc.StatusCode.OK).value
+        attributes: dict[str, Attribute] = {"rpc.system": "grpc", "rpc.grpc.status_code": code[0]}
+        call.span.set(**attributes)
         call.span.end(error)
 
 
@@ -136,7 +142,9 @@ def origin() -> Origin:
 def begin_batch(name: str, origins: Sequence[Origin]) -> Span | NoSpan:
     """What this task, or this copy of the context, does from now on is for all of these; use the span as a context."""
     calls = {id(call): call for call, _ in origins if call is not NO_CALL}
-    _CURRENT.set(NO_CALL if not calls else calls.popitem()[1] if len(calls) == 1 else Call("", members=[*calls.values()]))
+    _CURRENT.set(
+        NO_CALL if not calls else calls.popitem()[1] if len(calls) == 1 else Call("", members=[*calls.values()])
+    )
     tracing.activate(None)  # That of whoever began this task.
     return tracing.batch(name, [span for _, span in origins])
 
@@ -147,10 +155,13 @@ def carried(work: Callable[P, Result]) -> Callable[P, Result]:
 
 
 def outgoing() -> OutgoingMetadata:
-    """The metadata of a call to another process of the system that is made for this one."""
+    """The metadata of a call to another process of the system that is made for this one.
+
+    What a process asks of its own accord, such as which versions there are, is no trace for the other to sample.
+    """
     call = _CURRENT.get()
     if call is NO_CALL:
-        return ()
+        return ((TRACEPARENT, tracing.unsampled().traceparent()),) if tracing.is_on() else ()
     span = tracing.active()
     trace = call.trace() if span is None else span.context()
     if trace is None:

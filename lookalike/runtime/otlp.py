@@ -171,5 +171,5 @@ def _link(other: TraceContext) -> Any:
 def _attributes(values: Mapping[str, tracing.Attribute]) -> list[Any]:
     from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
-    kinds = {bool: "bool_value", int: "int_value", float: "double_value", str: "string_value"}
+    kinds: dict[type, str] = {bool: "bool_value", int: "int_value", float: "double_value", str: "string_value"}
     return [KeyValue(key=key, value=AnyValue(**{kinds[type(value)]: value})) for key, value in values.items()]

@@ -1,8 +1,8 @@
 """Traces: spans of the work on a call, and their context in other processes (W3C Trace Context). Reads the clock.
 
-A span is recorded where the call's trace is sampled and spans are exported (`lookalike/runtime/otlp.py`): else `span` and
-`batch` give NO_SPAN, which costs next to nothing. Spans have names, times, counts and names of what was chosen, never what
-callers send: no texts, no ids of products.
+A span is recorded where the call's trace is sampled and spans are exported (`lookalike/runtime/otlp.py`): else `span`
+and `batch` give NO_SPAN, which costs next to nothing. Spans have names, times, counts and names of what was chosen,
+never what callers send: no texts, no ids of products.
 """
 
 from __future__ import annotations
@@ -51,8 +51,12 @@ class Kind(IntEnum):
 class Span:
     """Some work on a call, while its context is open. Another thread may read it when it has ended."""
 
-    __slots__ = ("_began_ns", "_token", "attributes", "end_ns", "error", "kind", "links", "name", "parent_id")
-    __slots__ += ("span_id", "start_ns", "state", "trace_id")
+    # fmt: off
+    __slots__ = (
+        "_began_ns", "_token", "attributes", "end_ns", "error", "kind", "links",
+        "name", "parent_id", "span_id", "start_ns", "state", "trace_id",
+    )
+    # fmt: on
 
     def __init__(self, name: str, parent: Span | TraceContext, kind: Kind = Kind.INTERNAL) -> None:
         self.name, self.kind = name, kind
@@ -120,7 +124,7 @@ _share = 0.0
 
 def start(sink: Callable[[Span], None], share: float) -> None:
     """From now on give ended spans to `sink`, on any thread, and sample this share of the calls that carry no trace."""
-    global _sink, _share  # noqa: PLW0603  # One exporter in a process, as there is one log.
+    global _sink, _share  # One exporter in a process, as there is one log.
     _sink, _share = sink, share
 
 
@@ -146,6 +150,10 @@ def activate(span: Span | None) -> None:
 def new_trace() -> TraceContext:
     """Of a call that carries none: sampled by chance."""
     return TraceContext(new_id(128), "", random() < _share)
+
+
+def unsampled() -> TraceContext:
+    return TraceContext(new_id(128), "", sampled=False)
 
 
 def span(name: str, kind: Kind = Kind.INTERNAL) -> Span | NoSpan:
