@@ -233,7 +233,7 @@ def time_release(release: str) -> Iterator[None]:
 
 def observe_request(method: str, timer: RequestTimer, outcome: str) -> None:
     """Record a call that has ended in REQUEST, and what is known of it in its span."""
-    if (span := tracing.active()) is not None:
+    if tracing.sink is not None and (span := tracing.active()) is not None:
         span.set(cached=timer.cached, spaces=timer.space)
     _request_histogram(method, timer.space, outcome, timer.cached).observe(timer.elapsed_s())
 

@@ -6,7 +6,7 @@ import re
 import secrets
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar, copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import ParamSpec, TypeVar
 
@@ -40,7 +40,8 @@ class Caller:
 ANYONE = Caller("", frozenset(SCOPES))
 
 
-@dataclass(slots=True)  # Not frozen: one is made for every call, and a frozen one costs three times as much.
+# One is made for every call: a frozen one costs three times as much, and one with slots, which are all set, twice.
+@dataclass(eq=False)
 class Call:
     """One call. Nobody changes it but the guard that lets it pass."""
 
@@ -50,12 +51,12 @@ class Call:
         ""  # The caller's address as gRPC writes it, "ipv4:10.0.0.7:43210"; "unix:" for streams of the native server.
     )
     identities: Sequence[str] = ()  # The names in the caller's certificate, which TLS has verified.
-    caller: Caller = ANYONE
-    members: Sequence[Call] = ()  # Of a batch: the calls for which this process works together.
-    notes: Sequence[str] = ()  # What happened to it: "hedged", "retried".
-    span: Span | None = None  # Of its answer, if that is recorded.
-    _request_id: str = ""
-    _trace: TraceContext | None = None
+    caller: Caller = field(default=ANYONE, init=False)
+    members: Sequence[Call] = field(default=(), init=False)  # Of a batch: the calls that are worked for together.
+    notes: Sequence[str] = field(default=(), init=False)  # What happened to it: "hedged", "retried".
+    span: Span | None = field(default=None, init=False)  # Of its answer, if that is recorded.
+    _request_id: str = field(default="", init=False)
+    _trace: TraceContext | None = field(default=None, init=False)
 
     def value(self, key: str) -> str:
         """The first value of a key of the metadata, or ""."""
@@ -106,13 +107,13 @@ def current() -> Call:
     return _CURRENT.get()
 
 
-def begin(call: Call, guard: Guard | None) -> None:
+def begin(call: Call, guard: Guard | None, kind: Kind = Kind.SERVER) -> None:
     """Make this the current call, if the guard lets it pass. Whoever answers it ends it, too."""
     _CURRENT.set(call)
     if guard is not None:
         guard(call)
-    if tracing.is_on():
-        tracing.activate(_start_span(call, Kind.SERVER))
+    if tracing.sink is not None:
+        tracing.activate(_start_span(call, kind))
 
 
 def end(call: Call, error: BaseException | None = None) -> None:
@@ -122,6 +123,21 @@ def end(call: Call, error: BaseException | None = None) -> None:
         attributes: dict[str, Attribute] = {"rpc.system": "grpc", "rpc.grpc.status_code": code[0]}
         call.span.set(**attributes)
         call.span.end(error)
+
+
+class answering:  # noqa: N801  # Used as a function; one that contextlib makes costs three times as much.
+    """A context in which a task answers a call. Raises what the guard refuses it with."""
+
+    __slots__ = ("_call", "_guard", "_kind")
+
+    def __init__(self, call: Call, guard: Guard | None, kind: Kind = Kind.SERVER) -> None:
+        self._call, self._guard, self._kind = call, guard, kind
+
+    def __enter__(self) -> None:
+        begin(self._call, self._guard, self._kind)
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        end(self._call, error)
 
 
 def _start_span(call: Call, kind: Kind) -> Span | None:
@@ -141,10 +157,12 @@ def origin() -> Origin:
 
 def begin_batch(name: str, origins: Sequence[Origin]) -> Span | NoSpan:
     """What this task, or this copy of the context, does from now on is for all of these; use the span as a context."""
-    calls = {id(call): call for call, _ in origins if call is not NO_CALL}
-    _CURRENT.set(
-        NO_CALL if not calls else calls.popitem()[1] if len(calls) == 1 else Call("", members=[*calls.values()])
-    )
+    calls = [*dict.fromkeys(call for call, _ in origins if call is not NO_CALL)]
+    call = calls[0] if calls else NO_CALL
+    if len(calls) > 1:
+        call = Call("")
+        call.members = calls
+    _CURRENT.set(call)
     tracing.activate(None)  # That of whoever began this task.
     return tracing.batch(name, [span for _, span in origins])
 

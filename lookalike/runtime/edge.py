@@ -31,7 +31,7 @@ from lookalike.limits import (
     MAX_MESSAGE_BYTES,
     MAX_METADATA_BYTES,
 )
-from lookalike.runtime.call import ANYONE, Call, Guard, Metadata, begin, end
+from lookalike.runtime.call import Call, Guard, Metadata, answering
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.methods import (
     Bidirectional,
@@ -170,12 +170,8 @@ def _method_handler(method: Method, stall_s: float, guard: Guard | None) -> grpc
 class _AioCall(Call):
     """A call whose metadata and caller are read when they are asked for: of most calls nobody does."""
 
-    __slots__ = ("_context",)
-
     def __init__(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         self.method, self._context = method, context
-        self.caller, self.members, self.notes, self.span = ANYONE, (), (), None
-        self._request_id, self._trace = "", None
 
     @property
     def metadata(self) -> Metadata:  # type: ignore[override]  # Read only, as what the guard gets.
@@ -191,25 +187,10 @@ class _AioCall(Call):
         return [name.decode("utf-8", "replace") for name in self._context.peer_identities() or ()]
 
 
-class _Answering:
-    """A context in which a call is answered: the current one of its task. Raises what the guard refuses it with."""
-
-    __slots__ = ("_call", "_guard")
-
-    def __init__(self, method: Method, context: grpc.aio.ServicerContext[Any, Any], guard: Guard | None) -> None:
-        self._call, self._guard = _AioCall(method.path, context), guard
-
-    def __enter__(self) -> None:
-        begin(self._call, self._guard)
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        end(self._call, error)
-
-
 def _unary_handler(method: Method, guard: Guard | None) -> Callable[..., Awaitable[Message | bytes]]:
     async def call(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Message | bytes:
         try:
-            with _Answering(method, context, guard):
+            with answering(_AioCall(method.path, context), guard):
                 reply: Message | bytes = await method.function(
                     method.parse(request), Deadline.after(context.time_remaining())
                 )
@@ -225,7 +206,7 @@ def _streaming_handler(
 ) -> Callable[..., AsyncIterator[Message | bytes]]:
     async def call(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Message | bytes]:
         try:
-            with _Answering(method, context, guard):
+            with answering(_AioCall(method.path, context), guard):
                 replies = method.function(method.parse(request), Deadline.after(context.time_remaining()))
                 async with aclosing(replies):
                     async for reply in replies:
@@ -248,7 +229,7 @@ def _bidirectional_handler(
         requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[Message | bytes]:
         try:
-            with _Answering(method, context, guard):
+            with answering(_AioCall(method.path, context), guard):
                 replies = method.function(parsed(requests), Deadline.after(context.time_remaining()))
                 async with aclosing(replies):
                     async for reply in replies:

@@ -165,35 +165,36 @@ class NativeServer(grpc.aio.Server):
             return None
         method = self._methods[method_id]
         metadata, peer, left_s = details
-        call = _Call(method, payload, Call(method.path, metadata, peer), Deadline.after(left_s))
+        call, deadline = Call(method.path, metadata, peer), Deadline.after(left_s)
         if len(payload) > MAX_MESSAGE_BYTES:
             self._fail(call_id, grpc.StatusCode.RESOURCE_EXHAUSTED, _too_large("Received", payload))
             return None
         try:
-            begin(call.call, self._guard)
+            begin(call, self._guard)
         except Exception as error:
             self._fail(call_id, *status_of(error))
             return None
         if isinstance(method.function, ThreadedUnary):
             with self._submitting:
-                if not self._stopping and self._submit(call_id, call):
+                if not self._stopping and self._submit(call_id, method, payload, call, deadline):
                     return None
-        return call_id, call
+        return call_id, _Call(method, payload, call, deadline)
 
-    def _submit(self, call_id: int, call: _Call) -> bool:
+    def _submit(self, call_id: int, method: Method, payload: bytes, call: Call, deadline: Deadline, /) -> bool:
         """Whether the threads of its method answer it."""
         reply: bytes | Future[bytes] | None
         try:
-            reply = call.method.function.submit(call.method.parse(call.payload), call.deadline)
+            reply = method.function.submit(method.parse(payload), deadline)
         except Exception as error:
-            end(call.call, error)
+            end(call, error)
             self._fail(call_id, *status_of(error))
             return True
         if isinstance(reply, Future):
             self._submitted[call_id] = reply
-            reply.add_done_callback(carried(partial(self._reply, call_id, call.call)))
+            reply.add_done_callback(carried(partial(self._reply, call_id, call)))
         elif reply is not None:
-            end(call.call)
+            if call.span is not None:
+                end(call)
             self._respond(call_id, reply)
         return reply is not None
 

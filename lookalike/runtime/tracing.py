@@ -97,8 +97,8 @@ class Span:
         if error is not None and not isinstance(error, CallerError):
             self.error = code_of(error).name
         self.end_ns = self.start_ns + perf_counter_ns() - self._began_ns
-        if _sink is not None:
-            _sink(self)
+        if sink is not None:
+            sink(self)
 
 
 class NoSpan:
@@ -118,23 +118,23 @@ class NoSpan:
 
 NO_SPAN = NoSpan()
 _ACTIVE: ContextVar[Span | None] = ContextVar("span", default=None)
-_sink: Callable[[Span], None] | None = None
+sink: Callable[[Span], None] | None = None  # What takes ended spans; None: none are recorded.
 _share = 0.0
 
 
-def start(sink: Callable[[Span], None], share: float) -> None:
-    """From now on give ended spans to `sink`, on any thread, and sample this share of the calls that carry no trace."""
-    global _sink, _share  # One exporter in a process, as there is one log.
-    _sink, _share = sink, share
+def start(exporter: Callable[[Span], None], share: float) -> None:
+    """From now on give it ended spans, on any thread, and sample this share of the calls that carry no trace."""
+    global sink, _share  # One exporter in a process, as there is one log.
+    sink, _share = exporter, share
 
 
 def stop() -> None:
-    global _sink  # noqa: PLW0603
-    _sink = None
+    global sink  # noqa: PLW0603
+    sink = None
 
 
 def is_on() -> bool:
-    return _sink is not None
+    return sink is not None
 
 
 def active() -> Span | None:
