@@ -26,6 +26,7 @@ SCOPES = ("search", "read", "write", "admin")
 REQUEST_ID, TRACEPARENT, TRACESTATE = "x-request-id", "traceparent", "tracestate"
 
 _MAX_REQUEST_ID = 128
+_MAX_NAMED = 8  # Members of a batch: as many ids of our own fit into one.
 _REQUEST_ID = re.compile(rf"[A-Za-z0-9._:/+=@-]{{1,{_MAX_REQUEST_ID}}}")
 
 
@@ -72,7 +73,7 @@ class Call:
         """
         if not self._request_id:
             if self.members:
-                ids = "+".join(each.request_id() for each in self.members)
+                ids = "+".join(each.request_id() for each in self.members[:_MAX_NAMED])
                 self._request_id = ids[:_MAX_REQUEST_ID]
             else:
                 given = self.value(REQUEST_ID)
@@ -82,11 +83,11 @@ class Call:
     def trace(self) -> TraceContext | None:
         """The trace that it is part of: the caller's, or a new one if this process exports traces.
 
-        Of a batch: that of the first member which has one.
+        Of a batch: that of the first of eight members which has one.
         """
         if self._trace is None:
             if self.members:
-                self._trace = next(filter(None, map(Call.trace, self.members)), None)
+                self._trace = next(filter(None, map(Call.trace, self.members[:_MAX_NAMED])), None)
             elif (given := self.value(TRACEPARENT)) != "":
                 states = [str(value) for key, value in self.metadata if key == TRACESTATE]
                 self._trace = tracing.parse(given, states)

@@ -60,8 +60,10 @@ class Span:
 
     def __init__(self, name: str, parent: Span | TraceContext, kind: Kind = Kind.INTERNAL) -> None:
         self.name, self.kind = name, kind
-        self.trace_id, self.parent_id, self.state = parent.trace_id, parent.span_id, parent.state
-        self.span_id = new_id(64)
+        self.trace_id: str = parent.trace_id
+        self.parent_id: str = parent.span_id
+        self.state: str = parent.state
+        self.span_id: str = new_id(64)
         self.attributes: dict[str, Attribute] = {}
         self.links: list[TraceContext] = []
         self.error = ""  # The gRPC status code of what ended it, where that is a fault of this system.
