@@ -43,8 +43,8 @@ def log_slow(slow: SlowLog, timer: RequestTimer, outcome: str) -> None:
     }
     if isinstance(details, SearchDetails):
         fields |= _details(details)
-    elif not timer.cached:
-        fields["shared"] = outcome == "OK"  # With an equal search in flight, whose entry has the details.
+    elif not timer.cached and outcome == "OK":
+        fields["shared"] = True  # With an equal search in flight, whose entry has the details.
     slow.write("slow search", fields)
 
 

@@ -98,7 +98,7 @@ def serialize(reply: Message | bytes) -> bytes:
 
 
 def status_of(error: Exception) -> tuple[grpc.StatusCode, str, Trailer]:
-    """The status code, message and trailing metadata that report an error of the current call. A bug is logged: INTERNAL.
+    """The status code, message and trailing metadata that report an error of the current call. A bug is logged.
 
     The metadata tell the id of the call, for callers to quote; that of an answer would cost more than a cache hit may.
     """
