@@ -25,6 +25,7 @@ from encoders.types import Embeddings
 from lookalike.channels import aio_channels
 from lookalike.errors import DeadlineExceeded, FailedPrecondition, InvalidRequest, LookalikeError, Unavailable
 from lookalike.limits import MAX_CATEGORIES
+from lookalike.runtime.call import carried
 from lookalike.runtime.coalescer import Coalescer
 from lookalike.runtime.concurrently import run_concurrently
 from lookalike.runtime.deadline import Deadline
@@ -213,7 +214,7 @@ class Encoders:
         side_px, decode = self._image_encoder.input_px(version), self._decode_photo or preprocess
         try:
             async with asyncio.timeout(deadline.timeout_s()):
-                pixels = await asyncio.get_running_loop().run_in_executor(self._threads, decode, data, side_px)
+                pixels = await asyncio.get_running_loop().run_in_executor(self._threads, carried(decode), data, side_px)
         except TimeoutError:
             raise DeadlineExceeded("the deadline passed before the photo was decoded") from None
         except BadImage as error:
@@ -280,7 +281,13 @@ class Encoders:
             except DeadlineExceeded as error:
                 raise Unavailable(f"{encoder} did not answer in time") from error
 
-        return Coalescer(send_in_time, max_in_flight=max_in_flight, max_batch=max_batch, max_waiting=self._max_waiting)
+        return Coalescer(
+            send_in_time,
+            max_in_flight=max_in_flight,
+            max_batch=max_batch,
+            max_waiting=self._max_waiting,
+            name=f"ask {encoder}",
+        )
 
     async def _encode_images(
         self, batch: list[_Photo], deadline: Deadline

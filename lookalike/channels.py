@@ -123,6 +123,16 @@ def client_target(addresses: str | Sequence[str]) -> tuple[str, ChannelOptions]:
     return target, (("grpc.default_authority", "localhost"),) if "," in target else ()
 
 
+def collector_channel(endpoint: str) -> grpc.Channel:
+    """A blocking channel to http://host:port, or https:// with TLS. Raises ValueError for what is neither."""
+    scheme, _, address = endpoint.partition("://")
+    if scheme == "http" and address:
+        return grpc.insecure_channel(address, options=_OPTIONS)  # noqa: TID251  # the factory itself
+    if scheme == "https" and address:
+        return grpc.secure_channel(address, grpc.ssl_channel_credentials(), options=_OPTIONS)  # noqa: TID251  # the factory itself
+    raise ValueError("not http://host:port or https://host:port")
+
+
 def _ip_version(address: str) -> int:
     host = address.rpartition(":")[0].strip("[]")
     try:

@@ -24,6 +24,8 @@ LookalikeError
 class LookalikeError(Exception):
     """The base of all errors. Its message tells a person what to do."""
 
+    request_id = ""  # By which the server's logs name the call that failed; empty: it did not say.
+
 
 class CallerError(LookalikeError):
     """The request cannot succeed as it is."""

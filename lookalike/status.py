@@ -66,8 +66,14 @@ def retry_delay_s(error: BaseException) -> float | None:
 
 def to_error(error: grpc.RpcError) -> LookalikeError:
     """The LookalikeError that the server raised, with its details: the reverse of `rich_status`."""
-    code, message = error.code(), explained(error.details() or "")
-    details = _details_of(error)
+    details, request = _details_of(error), error_details_pb2.RequestInfo()
+    raised = _to_error(error.code(), explained(error.details() or ""), details)
+    if _unpack_first(details, request):
+        raised.request_id = request.request_id
+    return raised
+
+
+def _to_error(code: grpc.StatusCode, message: str, details: Sequence[any_pb2.Any]) -> LookalikeError:
     if code is grpc.StatusCode.INVALID_ARGUMENT:
         bad = error_details_pb2.BadRequest()
         _unpack_first(details, bad)
@@ -119,8 +125,11 @@ def _unpack_first(details: Sequence[any_pb2.Any], target: Message) -> bool:
     return any(detail.TypeName() == target.DESCRIPTOR.full_name and detail.Unpack(target) for detail in details)
 
 
-def rich_status(error: LookalikeError) -> status_pb2.Status:
-    """The google.rpc.Status of an error, with details that a client can act on: the field, or the retry delay."""
+def rich_status(error: LookalikeError, request_id: str = "") -> status_pb2.Status:
+    """The google.rpc.Status of an error, with details that a client can act on: the field, or the retry delay.
+
+    request_id: by which logs name the call; empty: it is not said.
+    """
     details: list[Message] = []
     if isinstance(error, InvalidRequest):
         violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.reason)
@@ -129,6 +138,8 @@ def rich_status(error: LookalikeError) -> status_pb2.Status:
         delay = duration_pb2.Duration()
         delay.FromNanoseconds(int(retry_after_s * 1e9))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    if request_id:
+        details.append(error_details_pb2.RequestInfo(request_id=request_id))
     packed = []
     for detail in details:
         packed.append(any_pb2.Any())
@@ -136,7 +147,7 @@ def rich_status(error: LookalikeError) -> status_pb2.Status:
     return status_pb2.Status(code=code_of(error).value[0], message=str(error), details=packed)
 
 
-def trailer_of(error: LookalikeError) -> Trailer:
+def trailer_of(error: LookalikeError, request_id: str = "") -> Trailer:
     """The trailing metadata that report an error: its details."""
-    status = rich_status(error)
+    status = rich_status(error, request_id)
     return (("grpc-status-details-bin", status.SerializeToString()),) if status.details else ()

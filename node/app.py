@@ -29,7 +29,7 @@ version may have another number of shards, up to --max-shards.
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
     settings = load(NodeSettings, environ, argv, description=DESCRIPTION)
-    telemetry.configure_logging(settings.log_level)
+    telemetry.configure_process_logging(settings)
     security.use_outgoing_tls(settings)
     lifecycle.run(serve(settings))
     return 0

@@ -14,6 +14,7 @@ from lookalike.access.followed_keys import guarding
 from lookalike.errors import BadSettings
 from lookalike.runtime import edge, lifecycle, security, telemetry
 from lookalike.runtime.settings import load
+from lookalike.runtime.slow_log import slow_log
 from lookalike.stream.redis_stream import open_redis_stream
 from lookalike.v1 import catalog_pb2, search_pb2
 from server import batch, changes
@@ -58,7 +59,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
     )
     if not settings.shards:
         raise BadSettings("LOOKALIKE_GATEWAY_SHARDS (--shards) is empty: name the address of every shard, in order")
-    telemetry.configure_logging(settings.log_level)
+    telemetry.configure_process_logging(settings)
     security.use_outgoing_tls(settings)
     lifecycle.run(serve(settings))
 
@@ -108,6 +109,7 @@ def build_gateway(settings: ServiceSettings, transports: Sequence[ShardTransport
         SingleFlight(),
         recall,
         callers,
+        slow_log(settings.slow_query_s),
     )
     classifier = ClassifyHandler(versions, shards, encoders, deadline_s, callers)
     reader = CatalogReader(versions, shards, deadline_s)

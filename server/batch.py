@@ -11,6 +11,7 @@ from google.rpc.code_pb2 import Code
 
 from lookalike.errors import InvalidRequest, LookalikeError, Overloaded
 from lookalike.limits import MAX_BATCH, MAX_MESSAGE_BYTES
+from lookalike.runtime import tracing
 from lookalike.runtime.deadline import Deadline
 from lookalike.status import INTERNAL_MESSAGE, to_request_error
 from lookalike.v1.index_pb2 import OpaqueBatchSearchResponse, OpaqueBatchSearchResult
@@ -49,7 +50,8 @@ class BatchSearcher:
     async def _search(self, request: SearchRequest, deadline: Deadline) -> bytes | RequestError:
         """The serialized SearchResponse, or why there is none: one failed search fails no other."""
         try:
-            return await self.searcher.respond(request.SerializeToString(), RequestTimer(), deadline)
+            with tracing.span("search"):
+                return await self.searcher.respond(request.SerializeToString(), RequestTimer(), deadline)
         except LookalikeError as error:
             return to_request_error(error)
         except Exception:

@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from time import perf_counter
+from types import TracebackType
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from lookalike.runtime import tracing
 from lookalike.runtime.telemetry import SECONDS_BUCKETS
 from lookalike.status import code_of
 from server.recall_estimate import RecallEstimate
@@ -170,6 +172,7 @@ class RequestTimer:
     stale_s: float = 0.0  # As Provenance.stale_s.
     started_s: float = field(default_factory=perf_counter)
     stages: dict[str, float] = field(default_factory=dict)
+    details: object = None  # `server.slow_searches.SearchDetails`, where such a search is logged.
 
     def record(self, name: str, took_s: float) -> None:
         """Add to the seconds of a stage, and record them in STAGE."""
@@ -185,19 +188,24 @@ class RequestTimer:
 
 
 class TimedStage:
-    """Adds the time in the context to the stage's seconds, and records it in STAGE."""
+    """Adds the time in the context to the stage's seconds, and records it in STAGE; a span, too."""
 
-    __slots__ = ("_name", "_started_s", "_timer")
+    __slots__ = ("_name", "_span", "_started_s", "_timer")
 
     def __init__(self, timer: RequestTimer, name: str) -> None:
         self._timer = timer
         self._name = name
 
     def __enter__(self) -> None:
+        self._span = tracing.span(self._name)
+        self._span.__enter__()
         self._started_s = perf_counter()
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self._timer.record(self._name, perf_counter() - self._started_s)
+        self._span.__exit__(kind, error, traceback)
 
 
 class time_request:  # noqa: N801  # used as a function, as contextlib's context managers are
@@ -230,7 +238,9 @@ def time_release(release: str) -> Iterator[None]:
 
 
 def observe_request(method: str, timer: RequestTimer, outcome: str) -> None:
-    """Record a call that has ended in REQUEST."""
+    """Record a call that has ended in REQUEST, and what is known of it in its span."""
+    if tracing.sink is not None and (span := tracing.active()) is not None:
+        span.set(cached=timer.cached, spaces=timer.space)
     _request_histogram(method, timer.space, outcome, timer.cached).observe(timer.elapsed_s())
 
 

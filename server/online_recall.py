@@ -12,6 +12,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextvars import Context
 from random import Random
 from typing import NamedTuple
 
@@ -80,7 +81,8 @@ class OnlineRecall:
             return
         self._waiting.append(_Sample(snapshot, query))
         if self._comparing is None or self._comparing.done():
-            self._comparing = asyncio.create_task(self._compare_waiting())
+            # It is no part of the call which offers the first of them.
+            self._comparing = asyncio.create_task(self._compare_waiting(), context=Context())
 
     def shortfalls(self, version: str) -> Mapping[Space.ValueType, str]:
         """The spaces of a version in which searches find less than its build promised, each with a sentence."""

@@ -58,10 +58,10 @@ class RedisResultCache:
         self._gets = breaker("redis get", "answers are computed, not looked up")
         self._sets = breaker("redis set", "answers are not stored")
         self._get_batcher: Coalescer[str, bytes | None] = Coalescer(
-            self._mget, max_in_flight=1, max_batch=64, max_waiting=4096
+            self._mget, max_in_flight=1, max_batch=64, max_waiting=4096, name="ask Redis"
         )
         self._set_batcher: Coalescer[tuple[str, bytes], None] = Coalescer(
-            self._mset, max_in_flight=1, max_batch=64, max_waiting=1024
+            self._mset, max_in_flight=1, max_batch=64, max_waiting=1024, name="tell Redis"
         )
 
     async def get(self, key: str) -> bytes | None:

@@ -12,6 +12,8 @@ import numpy as np
 
 from lookalike.channels import aio_channel
 from lookalike.errors import LookalikeError
+from lookalike.runtime import tracing
+from lookalike.runtime.call import outgoing
 from lookalike.runtime.edge import peer_error
 from lookalike.shard_query import ShardHits, ShardQuery
 from lookalike.v1 import index_pb2, index_pb2_grpc
@@ -65,7 +67,7 @@ class RemoteShard:
         self, request: index_pb2.ShardListRequest, timeout_s: float | None
     ) -> AsyncIterator[index_pb2.ShardListPage]:
         try:
-            async for page in self._stub.List(request, timeout=timeout_s):
+            async for page in self._stub.List(request, timeout=timeout_s, metadata=outgoing()):
                 yield page
         except grpc.aio.AioRpcError as error:
             raise self._error(error) from error
@@ -90,7 +92,9 @@ class RemoteShard:
 
     async def _call(self, method: Callable[..., Awaitable[Reply]], request: object, timeout_s: float) -> Reply:
         try:
-            return await method(request, timeout=timeout_s)
+            with tracing.span("call shard", tracing.Kind.CLIENT) as span:
+                span.set(**{"server.address": self.address})
+                return await method(request, timeout=timeout_s, metadata=outgoing())
         except grpc.aio.AioRpcError as error:
             raise self._error(error) from error
 

@@ -15,6 +15,7 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from lookalike.errors import FailedPrecondition, LookalikeError, Unavailable
+from lookalike.runtime.call import note
 from lookalike.runtime.replicas import Resolve, resolve_address
 from lookalike.shard_query import ShardHits, ShardQuery
 from lookalike.v1 import index_pb2
@@ -205,6 +206,7 @@ class ReplicatedShard:
                     hedge_s = None  # Once.
                     if (other := self._replicas.fastest(version, tried)) is not None and self._hedges.take():
                         metrics.SHARD_HEDGES.labels(self._replicas.label).inc()
+                        note("hedged")
                         send(other)
                     continue
                 for task in done:
@@ -217,6 +219,7 @@ class ReplicatedShard:
                 if other is None:
                     raise public_error(error) from error
                 metrics.SHARD_RETRIES.labels(self._replicas.label).inc()
+                note("retried")
                 retried, hedge_s = True, None
                 send(other)
         finally:

@@ -12,17 +12,20 @@ from itertools import chain
 
 from encoders.clients import Encoders
 from lookalike.errors import FailedPrecondition, LookalikeError, ServiceError
+from lookalike.runtime import tracing
 from lookalike.runtime.concurrently import run_concurrently
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.methods import parse_message
+from lookalike.runtime.slow_log import SlowLog
 from lookalike.shard_query import ShardQuery
+from lookalike.status import code_of
 from lookalike.timestamps import unix_time_s
 from lookalike.v1 import search_pb2
 from lookalike.v1.types_pb2 import Filter
 from lookalike.vectors import F32
 from server import metrics
 from server.admission import Permit
-from server.answer import SearchAnswer, build_answer, build_empty_answer, rank_hits
+from server.answer import SearchAnswer, build_answer, build_empty_answer, rank_hits, space_label
 from server.cached_answer import CachedAnswer, Void, basis_of, pack_answer, read_answer
 from server.diversity import CANDIDATES_PER_HIT, diversify, hit_vectors
 from server.explanation import Explainer
@@ -45,6 +48,7 @@ from server.result_cache import MemoryResultCache, RequestKeys, ResultCache, dig
 from server.shard_client import Spaces
 from server.shard_group import ShardGroup, ShardResults
 from server.single_flight import SingleFlight
+from server.slow_searches import SearchDetails, log_slow
 from server.stored_product import StoredProduct
 from server.topology import Snapshot
 from server.version_watch import VersionWatch
@@ -74,6 +78,7 @@ class Searcher:
     flights: SingleFlight[SearchAnswer]
     recall: OnlineRecall
     callers: KeyLimits
+    slow: SlowLog | None = None
 
     async def search(self, data: bytes, deadline: Deadline, permit: Permit) -> bytes:
         """A serialized SearchResponse to a serialized SearchRequest."""
@@ -120,9 +125,17 @@ class Searcher:
         snapshot: the version to search; None: the current one or, for its share of requests, the canary.
         """
         deadline = deadline.or_after(self.default_deadline_s)
-        if self.versions.canary is not None and snapshot is None:
-            return await self._respond_beside_canary(data, timer, deadline, example_fields)
-        return await self._respond(data, timer, deadline, snapshot or self.versions.snapshot(), example_fields)
+        outcome = "OK"
+        try:
+            if self.versions.canary is not None and snapshot is None:
+                return await self._respond_beside_canary(data, timer, deadline, example_fields)
+            return await self._respond(data, timer, deadline, snapshot or self.versions.snapshot(), example_fields)
+        except BaseException as error:
+            outcome = code_of(error).name
+            raise
+        finally:
+            if self.slow is not None:
+                log_slow(self.slow, timer, outcome)
 
     async def _respond_beside_canary(
         self, data: bytes, timer: RequestTimer, deadline: Deadline, example_fields: Sequence[str]
@@ -163,7 +176,9 @@ class Searcher:
             if isinstance(cached, CachedAnswer):
                 return _cached_response(cached, timer)
             _count_lookup("miss" if cached is None else cached.value)
-        query = query or self._parse(data, example_fields)
+        if query is None:
+            with tracing.span("parse"):
+                query = self.parser.parse(data, example_fields=example_fields)
         # Before the search is shared with equal ones in flight, whose callers have limits of their own.
         if ExampleSource.IMAGE in query.sources:
             self.callers.count_photos(len(query.examples_by(ExampleSource.IMAGE)))
@@ -188,6 +203,7 @@ class Searcher:
 
         Texts that say nothing to the text encoder are left out: what shoppers type is no error of the caller's.
         """
+        timer.details = details = SearchDetails(query, snapshot)
         products: ExampleProducts = {}
         known, began_s = snapshot.changes.known, unix_time_s()  # Whatever changes from here on may be missing.
         route = resolve_route(query, snapshot.spaces, self.policy, snapshot.text_shares)
@@ -201,6 +217,7 @@ class Searcher:
                 else:
                     products = await self._lookup(ids, route.spaces, snapshot, deadline)
         assert route is not None  # noqa: S101  # Only the category of an example product leaves it open.
+        details.route = route
         if len(route.spaces) > 1 or products:
             route = drop_empty_spaces(route, query, {id: stored.vectors for id, stored in products.items()})
         spaces = snapshot.require_spaces(route.spaces)
@@ -218,7 +235,9 @@ class Searcher:
             results = await self.shards.search(snapshot, shard_query, deadline)
             if not snapshot.is_canary:
                 self.recall.offer(snapshot, shard_query)
-            results, hits = await self._rank(query, snapshot, route, results, deadline)
+            details.shard_s, details.failures = results.seconds, results.failures
+            with tracing.span("merge"):
+                results, hits = await self._rank(query, snapshot, route, results, deadline)
             contributions: Sequence[bytes] = ()
             if query.explain:
                 explainer = Explainer(
@@ -231,6 +250,9 @@ class Searcher:
                 )
                 explained = hits.first(query.limit).ids
                 results, contributions = await explainer.explain(explained, results, deadline)
+        if (span := tracing.active()) is not None:
+            missing = len(results.failures)
+            span.set(release=snapshot.version, spaces=space_label(route.spaces), hits=len(hits), shards_failed=missing)
         shortfalls = self.recall.shortfalls(snapshot.version)
         answer = build_answer(query, snapshot, route, results, hits, contributions=contributions, shortfalls=shortfalls)
         # Contributions name the words of a text, which are kept nowhere (docs/data-protection.md).

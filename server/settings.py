@@ -139,6 +139,9 @@ class ServiceSettings(ProcessSettings):
         at_least=0,
         at_most=16,
     )
+    slow_query_s: float = setting(
+        0.0, "time from which searches are logged with where it went, at most ten a second; 0: none", at_least=0
+    )
     refresh_s: float = setting(
         1.0, "interval at which the shards are polled for their versions", at_least=0.05, at_most=60
     )

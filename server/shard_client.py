@@ -164,12 +164,14 @@ class ShardClient:
                     max_batch=BATCH_PRODUCTS,
                     max_waiting=self._settings.max_inflight * BATCH_PRODUCTS,
                     size=self._query_size,
+                    name="search shard",
                 ),
                 Coalescer(
                     partial(self._lookup, version),
                     max_in_flight=self._max_in_flight,
                     max_batch=self._settings.shard_batch,
                     max_waiting=self._settings.max_inflight,
+                    name="look up products",
                 ),
                 Coalescer(
                     partial(self._apply, version),
@@ -177,6 +179,7 @@ class ShardClient:
                     max_batch=_UPDATE_BATCH_KIB,
                     max_waiting=self._settings.max_inflight * _MIN_UPDATE_KIB + 4 * _UPDATE_BATCH_KIB,
                     size=_size_kib,
+                    name="apply changes",
                 ),
             )
             for older in [*self._batchers][:-_MAX_VERSIONS]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from time import perf_counter
 
 from lookalike.errors import DeadlineExceeded, LookalikeError, Overloaded, Unavailable
@@ -30,10 +31,13 @@ class ShardResults:
 
     hits: list[ShardHits | None]  # Per shard, in order; None: it did not answer.
     failures: list[str]  # The reason of each shard that did not answer, and of other failures (`with_failure`).
+    # Per shard, how long its answer took, also of one that says a query is costly; None: there was none. Empty: nobody
+    # asks.
+    seconds: Sequence[float | None] = ()
 
     def with_failure(self, reason: str) -> ShardResults:
         """The same results, with another failure that the answer is to state."""
-        return ShardResults(self.hits, [*self.failures, reason])
+        return replace(self, failures=[*self.failures, reason])
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,7 @@ class ShardGroup:
 
     def __init__(self, transports: Sequence[ShardTransport], settings: ServiceSettings) -> None:
         self._timeout_s = settings.shard_timeout_s
+        self._is_timed = settings.slow_query_s > 0
         self._expiry = _Expiry(settings.shard_timeout_s)
         # They are in flight for longer: without a bound of their own they would come to hold every permit.
         self._max_costly = max(1, settings.max_inflight // 2)
@@ -94,11 +99,14 @@ class ShardGroup:
         """
         wait_s = min(self._timeout_s, deadline.remaining_s() * _DEADLINE_SHARE)
         shards = self._shards_of(snapshot)
+        seconds: list[float | None] = [None] * len(shards) if self._is_timed else []
         calls: list[asyncio.Future[ShardHits] | LookalikeError] = []
         sent: list[asyncio.Future[ShardHits]] = []
-        for shard in shards:
+        for i, shard in enumerate(shards):
             try:
                 call = shard.search(snapshot, query)
+                if self._is_timed:
+                    call.add_done_callback(partial(_time, seconds, i, perf_counter()))
             except Overloaded as error:
                 calls.append(error)
                 continue
@@ -118,12 +126,12 @@ class ShardGroup:
                 outcomes[i] = answer
         errors = [outcome for outcome in outcomes if isinstance(outcome, LookalikeError)]
         if not errors:
-            return ShardResults(outcomes, [])  # type: ignore[arg-type]  # all are hits
+            return ShardResults(outcomes, [], seconds)  # type: ignore[arg-type]  # all are hits
         if len(errors) == len(outcomes):
             kinds = DeadlineExceeded, Overloaded, Unavailable  # By a bug only if nothing else hides an answer.
             raise next((error for kind in kinds for error in errors if isinstance(error, kind)), errors[0])
         hits = [None if isinstance(outcome, LookalikeError) else outcome for outcome in outcomes]
-        return ShardResults(hits, [str(error) for error in errors])
+        return ShardResults(hits, [str(error) for error in errors], seconds)
 
     async def _search_costly(
         self, shards: Sequence[ShardClient], snapshot: Snapshot, query: ShardQuery, deadline: Deadline
@@ -276,6 +284,11 @@ class _Expiry:
         while self._added and (self._added[0][1].done() or self._added[0][0] <= loop.time()):
             self._added.popleft()[1].cancel()  # No effect on those that are done.
         self._timer = loop.call_at(self._added[0][0], self._cancel_late) if self._added else None
+
+
+def _time(seconds: list[float | None], shard: int, began_s: float, call: asyncio.Future[ShardHits]) -> None:
+    if not call.cancelled() and call.exception() is None:
+        seconds[shard] = perf_counter() - began_s
 
 
 async def _wait_for(calls: Sequence[asyncio.Future[ShardHits]], timeout_s: float) -> None:

@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 
 from lookalike.errors import LookalikeError
 from lookalike.limits import MAX_STREAM_AHEAD
+from lookalike.runtime import tracing
 from lookalike.runtime.deadline import Deadline
 from lookalike.status import INTERNAL_MESSAGE, to_request_error
 from lookalike.v1.index_pb2 import OpaqueSearchStreamResponse
@@ -81,7 +82,11 @@ class SearchStreamer:
         response = OpaqueSearchStreamResponse(id=request.id)
         try:
             data = request.request.SerializeToString()
-            with time_request("SearchStream") as timer, self._admission.permit(timer, size=len(data)) as permit:
+            with (
+                tracing.span("search"),
+                time_request("SearchStream") as timer,
+                self._admission.permit(timer, size=len(data)) as permit,
+            ):
                 response.response = await self._searcher.search(data, deadline, permit)
         except LookalikeError as error:
             response.error = to_request_error(error).SerializeToString()

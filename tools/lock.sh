@@ -12,11 +12,11 @@ compile() {  # compile FILE OPTION...
 compile dev pyproject.toml --group dev "$@"
 compile build --group build -c requirements/dev.lock
 for role in gateway model-server text-encoder; do
-    compile "$role" pyproject.toml --group "$role" --group native-grpc -c requirements/dev.lock
+    compile "$role" pyproject.toml --group "$role" --group native-grpc --group otlp -c requirements/dev.lock
 done
 for role in index node; do  # These images and pipeline's build and read indexes of every recipe but NGT.
-    compile "$role" pyproject.toml --group "$role" --group symqg --group native-grpc -c requirements/dev.lock
+    compile "$role" pyproject.toml --group "$role" --group symqg --group native-grpc --group otlp -c requirements/dev.lock
 done
-compile pipeline pyproject.toml --group pipeline --group ray --group sql --group symqg --group native-grpc -c requirements/dev.lock
+compile pipeline pyproject.toml --group pipeline --group ray --group sql --group symqg --group native-grpc --group otlp -c requirements/dev.lock
 compile loadtest pyproject.toml --group loadtest -c requirements/dev.lock
 compile gpu pyproject.toml --group gpu --group gateway -c requirements/dev.lock

@@ -27,6 +27,8 @@ from encoders.tfserving.v1 import saved_model_pb2
 from encoders.types import Embeddings
 from lookalike.errors import BadSettings, LookalikeError, Overloaded, Unavailable
 from lookalike.limits import MAX_MESSAGE_BYTES
+from lookalike.runtime import tracing
+from lookalike.runtime.call import outgoing
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.edge import peer_error
 from lookalike.runtime.hang_guard import HangGuard
@@ -112,7 +114,7 @@ class ImageEncoder:
         request = predict_request(self._spec_of(version), pixels)
         try:
             response = await self._call(
-                lambda channel: channel.predict(request, timeout=deadline.timeout_s()), deadline
+                lambda channel: channel.predict(request, timeout=deadline.timeout_s(), metadata=outgoing()), deadline
             )
         except _Refused:
             # The embedded server refuses images of another size than its version's.
@@ -173,7 +175,8 @@ class ImageEncoder:
     async def _send(self, channel: _Channel, call: Callable[[_Channel], Awaitable[ResponseT]]) -> ResponseT:
         channel.in_flight += 1
         try:
-            response = await channel.guard.call(call(channel))
+            with tracing.span("call model server", tracing.Kind.CLIENT):
+                response = await channel.guard.call(call(channel))
         finally:
             channel.in_flight -= 1
         self._retry_budget.record_success()

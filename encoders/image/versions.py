@@ -25,6 +25,7 @@ from encoders.image.client import (
 )
 from encoders.image.prediction_service import BadTensor
 from encoders.tfserving.v1 import prediction_pb2 as pb
+from lookalike.runtime.call import outgoing
 from lookalike.runtime.replicas import Replicas, resolve_address
 
 log = logging.getLogger(__name__)
@@ -75,7 +76,9 @@ class ImageVersions:
     async def _describe(self, server: _ModelServer, timeout_s: float) -> Mapping[str, int]:
         spec = self._pinned or pb.ModelSpec(name=self._model)
         try:
-            response = await server.stub.status(pb.GetModelStatusRequest(model_spec=spec), timeout=timeout_s)
+            response = await server.stub.status(
+                pb.GetModelStatusRequest(model_spec=spec), timeout=timeout_s, metadata=outgoing()
+            )
             available = sorted(
                 each.version for each in response.model_version_status if each.state == pb.ModelVersionStatus.AVAILABLE
             )

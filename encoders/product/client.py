@@ -11,6 +11,7 @@ import numpy as np
 
 from encoders.text.replicas import TextEncoderReplicas, serves
 from lookalike.errors import FailedPrecondition, LookalikeError, Unavailable
+from lookalike.runtime.call import outgoing
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.edge import peer_error
 from lookalike.v1.product_encoder_pb2 import (
@@ -68,7 +69,8 @@ class ProductEncoder:
         request = EncodeProductsRequest(inputs=inputs, fingerprint=fingerprint)
         try:
             response = await self._replicas.call(
-                lambda stubs: stubs.product.Encode(request, timeout=deadline.timeout_s()), serves(fingerprint)
+                lambda stubs: stubs.product.Encode(request, timeout=deadline.timeout_s(), metadata=outgoing()),
+                serves(fingerprint),
             )
         except grpc.aio.AioRpcError as error:
             raise _to_error(error, deadline) from error
@@ -81,7 +83,8 @@ class ProductEncoder:
         request = ClassifyProductsRequest(inputs=inputs, limit=limit, precision=precision, fingerprint=fingerprint)
         try:
             response = await self._replicas.call(
-                lambda stubs: stubs.product.Classify(request, timeout=deadline.timeout_s()), serves(fingerprint)
+                lambda stubs: stubs.product.Classify(request, timeout=deadline.timeout_s(), metadata=outgoing()),
+                serves(fingerprint),
             )
         except grpc.aio.AioRpcError as error:
             raise _to_error(error, deadline) from error

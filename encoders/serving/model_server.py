@@ -28,7 +28,7 @@ from lookalike.runtime.settings import load
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
     description = "Serve the image model with TensorFlow-Serving's PredictionService and ModelService."
     settings = load(ModelServerSettings, environ, argv, description=description)
-    telemetry.configure_logging(settings.log_level)
+    telemetry.configure_process_logging(settings)
     security.use_outgoing_tls(settings)
     batching = batching_parameters(settings)
     find_model(

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from encoders.serving.batching import BatchingParameters, BatchQueue, Part
 from encoders.serving.metrics import BATCH_IMAGES, BATCH_SECONDS, QUEUE_SECONDS
 from lookalike.errors import DeadlineExceeded, Unavailable
+from lookalike.runtime.call import begin_batch, carried, origin
 from lookalike.runtime.deadline import Deadline
 from lookalike.vectors import F32
 
@@ -27,12 +28,13 @@ RunModel = Callable[[Pixels], F32]  # (n, dim); blocks, and is called by several
 class _Task:
     """One request: its images, and the features computed so far."""
 
-    __slots__ = ("completed_rows", "future", "images", "parts", "submitted_s")
+    __slots__ = ("completed_rows", "future", "images", "origin", "parts", "submitted_s")
 
     def __init__(self, images: Pixels, future: asyncio.Future[F32], submitted_s: float) -> None:
         self.images = images
         self.future = future
         self.submitted_s = submitted_s
+        self.origin = origin()
         self.parts: list[tuple[int, F32]] = []
         self.completed_rows = 0
 
@@ -109,7 +111,7 @@ class BatchScheduler:
                 QUEUE_SECONDS.observe(now_s - part.task.submitted_s)
             padded_size = self._parameters.padded_size(sum(map(len, batch)))
             call = asyncio.get_running_loop().run_in_executor(
-                self._threads, _run_batch, session.run_model, batch, padded_size
+                self._threads, carried(_run_batch), session.run_model, batch, padded_size
             )
             call.add_done_callback(lambda call, batch=batch: self._finished(call, batch))  # type: ignore[misc]  # mypy cannot infer it
 
@@ -151,5 +153,6 @@ def _run_batch(run_model: RunModel, batch: Sequence[Part[_Task]], padded_size: i
     rows = sum(map(len, parts))
     parts += [parts[-1][:1]] * (padded_size - rows)
     BATCH_IMAGES.observe(rows)
-    with BATCH_SECONDS.time():
+    with begin_batch("run model", [part.task.origin for part in batch]) as span, BATCH_SECONDS.time():
+        span.set(images=rows)
         return run_model(parts[0] if len(parts) == 1 else np.concatenate(parts))[:rows]

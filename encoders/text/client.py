@@ -10,6 +10,7 @@ import numpy as np
 from encoders.text.replicas import TextEncoderReplicas, serves
 from encoders.types import Embeddings
 from lookalike.errors import Unavailable
+from lookalike.runtime.call import outgoing
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.edge import peer_error
 from lookalike.v1.text_encoder_pb2 import EncodeTextRequest, LeaveOutWordsRequest
@@ -32,7 +33,8 @@ class TextEncoder:
         request = EncodeTextRequest(texts=texts, fingerprint=fingerprint)
         try:
             response = await self._replicas.call(
-                lambda stubs: stubs.text.Encode(request, timeout=deadline.timeout_s()), serves(fingerprint)
+                lambda stubs: stubs.text.Encode(request, timeout=deadline.timeout_s(), metadata=outgoing()),
+                serves(fingerprint),
             )
         except grpc.aio.AioRpcError as error:
             raise peer_error(error, "text encoder", deadline) from error
@@ -45,7 +47,8 @@ class TextEncoder:
         request = LeaveOutWordsRequest(text=text, fingerprint=fingerprint)
         try:
             response = await self._replicas.call(
-                lambda stubs: stubs.text.LeaveOutWords(request, timeout=deadline.timeout_s()), serves(fingerprint)
+                lambda stubs: stubs.text.LeaveOutWords(request, timeout=deadline.timeout_s(), metadata=outgoing()),
+                serves(fingerprint),
             )
         except grpc.aio.AioRpcError as error:
             raise peer_error(error, "text encoder", deadline) from error

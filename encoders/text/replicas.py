@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import grpc.aio
 
+from lookalike.runtime.call import outgoing
 from lookalike.runtime.replicas import Replicas, Resolve, resolve_address
 from lookalike.v1.product_encoder_pb2_grpc import ProductEncoderStub
 from lookalike.v1.text_encoder_pb2 import DescribeEncodersRequest
@@ -49,7 +50,9 @@ async def poll_text_encoders(
     """What each replica in reach serves, by address. They keep the encoders of the pinned version for their lease."""
 
     async def describe(stubs: EncoderStubs) -> ServedEncoders:
-        response = await stubs.text.Describe(DescribeEncodersRequest(pinned=pinned), timeout=timeout_s)
+        response = await stubs.text.Describe(
+            DescribeEncodersRequest(pinned=pinned), timeout=timeout_s, metadata=outgoing()
+        )
         states = [state for version in response.versions for state in (version.text, version.product)]
         return ServedEncoders(frozenset(each.fingerprint for each in states if each.fingerprint), response.refusal)
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from lookalike.errors import Overloaded
+from lookalike.runtime.call import carried
 
 Result = TypeVar("Result")
 
@@ -29,7 +30,7 @@ class EncoderThread:
 
     async def run(self, work: Callable[[], Result]) -> Result:
         """The result of work that was admitted."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, carried(work))
 
     async def run_admitted(self, work: Callable[[], Result], units: int) -> Result:
         """Admit work of so many units, and run it. Raises Overloaded."""

@@ -36,7 +36,7 @@ Load = Callable[[str], VersionHandle[EncoderSet]]
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
     settings = load(TextEncoderSettings, environ, argv, description=DESCRIPTION)
-    telemetry.configure_logging(settings.log_level)
+    telemetry.configure_process_logging(settings)
     security.use_outgoing_tls(settings)
     lifecycle.run(serve(settings))
 

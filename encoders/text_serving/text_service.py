@@ -55,6 +55,7 @@ class TextEncoderService:
             max_batch=max_batch,
             max_waiting=sys.maxsize,  # Whole requests are admitted or refused, see EncoderThread.admit.
             size=lambda each: sum(map(text_units, each.texts)),
+            name="encode texts",
         )
 
     def methods(self) -> edge.Methods:

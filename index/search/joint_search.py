@@ -15,6 +15,7 @@ from index.search.plan import Plan, first_plan
 from index.search.scores import Neighbours, best_candidates, pass_only
 from index.search.segment import SearchTrace, Segment, SegmentHits
 from index.search.space import BATCH
+from lookalike.runtime import tracing
 from lookalike.shard_query import ShardQuery
 from lookalike.v1.types_pb2 import Space
 from lookalike.vectors import F32, I64
@@ -89,4 +90,6 @@ class JointSearch:
 
     def _find(self, number: Space.ValueType, queries: F32, plan: Plan) -> I64:
         point = plan.operating_point
-        return self._ann_indexes[number].find_candidates(queries, plan.candidates, point.search_parameter)
+        with tracing.span("ann") as span:
+            span.set(depth=plan.depth, search_parameter=point.search_parameter)
+            return self._ann_indexes[number].find_candidates(queries, plan.candidates, point.search_parameter)

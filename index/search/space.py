@@ -28,6 +28,7 @@ from index.storage.names import ANN_INDEX, ROWS, VECTORS
 from index.storage.vectors import StoredVectors
 from lookalike.errors import BadArtifact
 from lookalike.releases.manifest import IndexEntry, OperatingPoint
+from lookalike.runtime import tracing
 from lookalike.vectors import F32, I64
 
 # Queries in one call of an ANN backend. From 20 queries on, faiss compares them with the lists' centroids by matrix
@@ -166,8 +167,10 @@ class SpaceIndex:
         allowed = limit.allows(count * self.dim) if exact else self.allows(limit, count)
         if pending and plan is None and allowed:  # Few vectors near these queries pass: compare all that do.
             batch = queries if len(pending) == len(queries) else queries[pending]
-            for i, found in zip(pending, self._exact(batch, k, bitmap, limit), strict=True):
-                results[i] = self.in_table(found), None
+            with tracing.span("exact") as span:
+                span.set(vectors=count)
+                for i, found in zip(pending, self._exact(batch, k, bitmap, limit), strict=True):
+                    results[i] = self.in_table(found), None
         return results
 
     def in_table(self, neighbours: Neighbours) -> Neighbours:
@@ -200,13 +203,17 @@ class SpaceIndex:
 
         Counts only the `depth` likeliest candidates.
         """
-        candidates = self._candidates(queries, plan.candidates, plan.operating_point)
-        if bitmap is None:
-            found = best_candidates(queries, self.vectors, np.sort(candidates, axis=1), k)
-            return found, [len(each.rows) for each in found]
-        passes = bitmap.passes(candidates)
-        counts = np.count_nonzero(passes[:, : plan.depth], axis=1)
-        return best_candidates(queries, self.vectors, pass_only(candidates, passes), k), counts.tolist()
+        with tracing.span("ann") as span:
+            span.set(depth=plan.depth, search_parameter=plan.operating_point.search_parameter)
+            candidates = self._candidates(queries, plan.candidates, plan.operating_point)
+        with tracing.span("rescore") as span:
+            span.set(candidates=plan.candidates)
+            if bitmap is None:
+                found = best_candidates(queries, self.vectors, np.sort(candidates, axis=1), k)
+                return found, [len(each.rows) for each in found]
+            passes = bitmap.passes(candidates)
+            counts = np.count_nonzero(passes[:, : plan.depth], axis=1)
+            return best_candidates(queries, self.vectors, pass_only(candidates, passes), k), counts.tolist()
 
     def probe(self, queries: F32, k: int, point: OperatingPoint) -> list[Neighbours]:
         """Unfiltered approximate search at one operating point: at most k positions each. At most BATCH queries."""

@@ -40,6 +40,7 @@ from index.serving.versions import ShardVersions
 from index.serving.writer import Writer
 from lookalike.channels import aio_channel
 from lookalike.errors import FailedPrecondition, LookalikeError, Overloaded, Unavailable
+from lookalike.runtime.call import outgoing
 from lookalike.runtime.edge import peer_error
 from lookalike.runtime.replicas import name_behind, resolve_address
 from lookalike.v1 import index_pb2, index_pb2_grpc
@@ -231,7 +232,7 @@ class Peers:
         if peer.described_s and self._clock() - peer.described_s < RESOLVE_S:
             return True
         request = index_pb2.DescribeRequest(known_sequence=_NO_CHANGES)
-        response = await peer.stub.Describe(request, timeout=TIMEOUT_S)
+        response = await peer.stub.Describe(request, timeout=TIMEOUT_S, metadata=outgoing())
         if response.replica == self.replica:
             return False
         if response.replica != peer.replica:  # Another process, whose numbers may count other changes.
@@ -254,7 +255,9 @@ class Peers:
         await self._fetch(peer, pair, await self._lacking(pair.target, [*pull.waiting.items()]))
         pull.note_arrived()
         recent = await peer.stub.ListRecentRevisions(
-            ListRecentRevisionsRequest(version=pair.source, known_sequence=pull.listed), timeout=TIMEOUT_S
+            ListRecentRevisionsRequest(version=pair.source, known_sequence=pull.listed),
+            timeout=TIMEOUT_S,
+            metadata=outgoing(),
         )
         if recent.forgotten:
             pull.note_listed(await self._pull_all(peer, pair), {})

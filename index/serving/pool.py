@@ -6,10 +6,13 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from time import perf_counter
 from typing import TypeVar
 
 from index.backends.faiss_support import use_threads
 from lookalike.errors import Overloaded
+from lookalike.runtime import tracing
+from lookalike.runtime.call import carried
 from lookalike.runtime.deadline import Deadline
 
 Result = TypeVar("Result")
@@ -35,7 +38,7 @@ class Pool:
         """
         if not self._slots.acquire(blocking=False):
             raise Overloaded("the queue of the search threads is full")
-        call = self._executor.submit(_run_in_time, work, deadline)
+        call = self._executor.submit(carried(_run_in_time), work, deadline, perf_counter())
         self._count(1)
         call.add_done_callback(lambda _: self._count(-1))
         return call
@@ -55,6 +58,7 @@ class Pool:
         self._executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _run_in_time(work: Callable[[], Result], deadline: Deadline) -> Result:
+def _run_in_time(work: Callable[[], Result], deadline: Deadline, submitted_s: float) -> Result:
+    tracing.record("queue", perf_counter() - submitted_s)
     deadline.remaining_s()
     return work()

@@ -23,12 +23,14 @@ from index.serving.peers import Peers, new_replica_name
 from index.serving.shard_search import Found, ShardSearch
 from index.serving.shard_version import ShardVersion
 from index.serving.slots import Slots
+from index.serving.slow_batches import log_slow
 from index.serving.threads import run_in_thread
 from index.serving.versions import ShardVersions, describe
 from index.serving.writer import Writer
 from lookalike.errors import FailedPrecondition, InvalidRequest
-from lookalike.runtime import edge
+from lookalike.runtime import edge, tracing
 from lookalike.runtime.deadline import Deadline
+from lookalike.runtime.slow_log import SlowLog
 from lookalike.shard_query import ShardHits, ShardQuery
 from lookalike.v1 import index_pb2
 
@@ -57,8 +59,10 @@ class IndexShard:
         *,
         peers: Peers | None = None,
         ordinary_components: float = ORDINARY_COMPONENTS,
+        slow: SlowLog | None = None,
     ) -> None:
-        """peers: the other replicas of the shard; None: it has none."""
+        """peers: the other replicas of the shard; None: it has none. slow: None: no slow batches are logged."""
+        self._slow = slow
         self._slots = slots
         self._writer = writer
         self._migration = migration  # None: there are no updates.
@@ -201,9 +205,11 @@ class IndexShard:
         if not request.ordinary_only:
             return None
 
+        submitted_s = time.perf_counter()
+
         def answer(shard: ShardVersion) -> bytes:
             queries = messages.parse_queries(request.queries, shard.dims)
-            return _serialize(_complete(_search_ordinary(shard, queries, self._ordinary), {}))
+            return _serialize(_complete(self._search_ordinary(shard, queries, submitted_s), {}))
 
         return self._submit(request.version, answer, deadline)
 
@@ -226,8 +232,10 @@ class IndexShard:
     ) -> Result:
         """What `finish` makes of the hits of the queries that `read` returns; both are called on a thread."""
 
+        submitted_s = time.perf_counter()
+
         def begin(shard: ShardVersion) -> tuple[ShardSearch | None, Result | None]:
-            search = _search_ordinary(shard, read(shard), self._ordinary)
+            search = self._search_ordinary(shard, read(shard), submitted_s)
             if search.pending and not ordinary_only:
                 return search, None
             return None, finish(_complete(search, {}))
@@ -239,15 +247,23 @@ class IndexShard:
                 results = await self._find_costly(search, version, caller)
                 exact = sum(query.exact for query in search.pending.values())
                 cpu_s = caller.cpu_s / max(1, exact)
-                answer = await self._run(version, lambda _: finish(_complete(search, results, cpu_s)), deadline)
+
+                def end(shard: ShardVersion) -> Result:
+                    hits = _complete(search, results, cpu_s)
+                    self._log_if_slow(search, shard, 0.0, time.perf_counter() - submitted_s)
+                    return finish(hits)
+
+                answer = await self._run(version, end, deadline)
         return answer  # type: ignore[return-value]
 
     async def _find_costly(self, search: ShardSearch, version: str, caller: Caller) -> dict[int, Found]:
         """The results of the pending queries, each from the threads of its class; raises what the first failure is."""
         began_s = time.perf_counter()
         try:
-            calls = [self._leased(version, partial(self._submit_costly, search, i, caller)) for i in search.pending]
-            found = await asyncio.gather(*map(asyncio.wrap_future, calls))
+            with tracing.span("costly searches") as span:
+                span.set(queries=len(search.pending))
+                calls = [self._leased(version, partial(self._submit_costly, search, i, caller)) for i in search.pending]
+                found = await asyncio.gather(*map(asyncio.wrap_future, calls))
         finally:
             caller.gave_up = True  # No effect on those that are done.
         for query in search.pending.values():
@@ -259,6 +275,25 @@ class IndexShard:
         if costly_class(query) is CostClass.EXACT:
             return self._slots.exact.submit(search.view, query, caller)
         return self._slots.deep.submit(lambda limit: search.find([i], limit)[i], caller)
+
+    def _search_ordinary(
+        self, shard: ShardVersion, queries: Sequence[ShardQuery | ValueError], submitted_s: float
+    ) -> ShardSearch:
+        """A search with the hits of ordinary queries; costly ones are pending."""
+        began_s = time.perf_counter()
+        with tracing.span("search") as span:
+            search = shard.start_search(queries)
+            search.read(search.find([*search.pending], self._ordinary))
+            span.set(queries=len(queries), costly=len(search.pending), documents=len(search.view))
+        took_s = time.perf_counter() - began_s
+        metrics.BATCH_SECONDS.observe(took_s)
+        metrics.BATCH_QUERIES.observe(len(queries))
+        self._log_if_slow(search, shard, began_s - submitted_s, took_s)
+        return search
+
+    def _log_if_slow(self, search: ShardSearch, shard: ShardVersion, waited_s: float, took_s: float) -> None:
+        if self._slow is not None:
+            log_slow(self._slow, search, shard, waited_s=waited_s, took_s=took_s)
 
     async def _run(self, version: str, work: Callable[[ShardVersion], Result], deadline: Deadline) -> Result:
         return await asyncio.wrap_future(self._submit(version, work, deadline))
@@ -290,16 +325,6 @@ def _check_count(queries: Sequence[object]) -> None:
 
 def _serialize(results: Sequence[ShardHits]) -> bytes:
     return messages.search_response(results).SerializeToString()
-
-
-def _search_ordinary(shard: ShardVersion, queries: Sequence[ShardQuery | ValueError], limit: WorkLimit) -> ShardSearch:
-    """A search with the hits of ordinary queries; costly ones are pending."""
-    began_s = time.perf_counter()
-    search = shard.start_search(queries)
-    search.read(search.find([*search.pending], limit))
-    metrics.BATCH_SECONDS.observe(time.perf_counter() - began_s)
-    metrics.BATCH_QUERIES.observe(len(queries))
-    return search
 
 
 def _complete(search: ShardSearch, found: Mapping[int, Found], cpu_s: float = 0.0) -> list[ShardHits]:

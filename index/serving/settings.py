@@ -59,6 +59,11 @@ class IndexSettings(FollowSettings):
     max_changes: int = setting(
         1_000_000, "limit of products changed since the version was built; beyond it updates are refused", at_least=1
     )
+    slow_query_s: float = setting(
+        0.0,
+        "time from which batches of searches are logged with their plans, at most ten a second; 0: none",
+        at_least=0,
+    )
     max_updates_waiting: int = setting(
         8192, "updates that may wait for a write; further ones are refused at once", at_least=1
     )

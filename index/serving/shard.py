@@ -38,6 +38,7 @@ from lookalike.releases.rollout import Rollout
 from lookalike.releases.settings import file_pinner, open_index_location
 from lookalike.runtime import lifecycle, security, telemetry
 from lookalike.runtime.settings import load
+from lookalike.runtime.slow_log import slow_log
 
 DESCRIPTION = """One shard of the index, for gateways.
 
@@ -54,7 +55,7 @@ The peers are the replicas of a shard: each takes from the others the changes th
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
     settings = load(ShardSettings, environ, argv, description=DESCRIPTION)
-    telemetry.configure_logging(settings.log_level)
+    telemetry.configure_process_logging(settings)
     security.use_outgoing_tls(settings)
     lifecycle.run(run(settings))
     return 0
@@ -164,8 +165,9 @@ def _open_shard(
         admit=writer.admit,
         before_drop=migration.before_drop if migration else None,
     )
+    service = IndexShard(slots, served, writer, migration, peers=peers, slow=slow_log(settings.slow_query_s))
     try:
-        yield RunningShard(IndexShard(slots, served, writer, migration, peers=peers), rollout, peers)
+        yield RunningShard(service, rollout, peers)
     finally:
         writer.close()
         rollout.close()

@@ -35,6 +35,7 @@ class ShardSearch:
             else:
                 self.pending[i] = query
         self._free_bytes = MAX_RESPONSE_BYTES
+        self.searched: list[tuple[ShardQuery, Sequence[SearchTrace]]] = []  # What was read, and how it was found.
 
     @property
     def results(self) -> list[ShardHits]:
@@ -52,6 +53,7 @@ class ShardSearch:
         for i, (ranking, positions) in found.items():
             hits = ranking if len(positions) == len(ranking.rows) else ranking.select(positions)
             query = self.pending.pop(i)
+            self.searched.append((query, ranking.traces))
             read = self._read(query, hits)
             self._results[i] = read._replace(cpu_s=cpu_s) if cpu_s and query.exact else read
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lookalike.runtime.telemetry import METRICS
+from lookalike.runtime.metrics_page import METRICS
 
 _CATALOG = "/lookalike.v1.Catalog/"
 _SIMILAR = "/lookalike.v1.SimilarProducts/"

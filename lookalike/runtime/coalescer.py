@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from lookalike.errors import DeadlineExceeded, Overloaded
+from lookalike.runtime.call import Origin, begin_batch, origin
 from lookalike.runtime.deadline import Deadline
 
 Item = TypeVar("Item")
 Reply = TypeVar("Reply")
+_Entry: TypeAlias = tuple[Item, "asyncio.Future[Reply]", Origin]
 
 
 class Coalescer(Generic[Item, Reply]):
@@ -28,6 +30,7 @@ class Coalescer(Generic[Item, Reply]):
     max_batch:    maximum total size of one call (a single larger item is sent alone).
     max_waiting:  maximum total size of the items that wait for a slot; beyond it Overloaded is raised at once.
     size:         the size of an item; by default every item counts 1.
+    name:         of the span of a call, which is a part of what its items are for (`lookalike/runtime/tracing.py`).
     """
 
     def __init__(
@@ -38,13 +41,16 @@ class Coalescer(Generic[Item, Reply]):
         max_batch: int,
         max_waiting: int,
         size: Callable[[Item], int] = lambda item: 1,
+        name: str = "batch",
     ) -> None:
         self._send = send
         self._max_in_flight = max_in_flight if callable(max_in_flight) else lambda: max_in_flight
         self._max_batch = max_batch
         self._max_waiting = max_waiting
         self._size = size
-        self._waiting: deque[tuple[int, Item, asyncio.Future[Reply]]] = deque()  # With the size of each.
+        self._name = name
+        # With the size of each.
+        self._waiting: deque[tuple[int, Item, asyncio.Future[Reply], Origin]] = deque()
         self._waiting_size = 0
         self._calls: set[asyncio.Task[None]] = set()
         self._starting = False  # At the end of this pass of the event loop.
@@ -56,7 +62,7 @@ class Coalescer(Generic[Item, Reply]):
             raise Overloaded(f"{self._waiting_size} requests are waiting, the limit is {self._max_waiting}")
         loop = asyncio.get_running_loop()
         reply: asyncio.Future[Reply] = loop.create_future()
-        self._waiting.append((size, item, reply))
+        self._waiting.append((size, item, reply, origin()))
         self._waiting_size += size
         if free_slots > 0 and not self._starting:
             self._starting = True
@@ -74,34 +80,36 @@ class Coalescer(Generic[Item, Reply]):
     def _start(self) -> None:
         self._starting = False
         while self._waiting and len(self._calls) < self._max_in_flight():
-            batch = self._next_batch()
-            if not batch:
+            entries = self._next_batch()
+            if not entries:
                 return
-            call = asyncio.ensure_future(self._call(batch))
+            call = asyncio.ensure_future(self._call(entries))
             self._calls.add(call)
             call.add_done_callback(self._on_done)
 
-    def _next_batch(self) -> list[tuple[Item, asyncio.Future[Reply]]]:
-        batch: list[tuple[Item, asyncio.Future[Reply]]] = []
+    def _next_batch(self) -> list[_Entry[Item, Reply]]:
+        entries: list[_Entry[Item, Reply]] = []
         room = self._max_batch
         while self._waiting:
-            size, item, reply = self._waiting[0]
-            if batch and size > room:
+            size, item, reply, whose = self._waiting[0]
+            if entries and size > room:
                 break
             self._waiting.popleft()
             self._waiting_size -= size
             if not reply.done():  # If its caller gave up while it waited, it is not sent.
-                batch.append((item, reply))
+                entries.append((item, reply, whose))
                 room -= size
-        return batch
+        return entries
 
-    async def _call(self, batch: list[tuple[Item, asyncio.Future[Reply]]]) -> None:
+    async def _call(self, entries: list[_Entry[Item, Reply]]) -> None:
         try:
-            results = await self._send([item for item, _ in batch])
-            outcomes = list(zip(batch, results, strict=True))
+            with begin_batch(self._name, [whose for *_, whose in entries]) as span:
+                span.set(items=len(entries))
+                results = await self._send([item for item, *_ in entries])
+            outcomes = list(zip(entries, results, strict=True))
         except Exception as error:  # Any error goes to the callers that wait for this batch.
-            outcomes = [(entry, error) for entry in batch]
-        for (_, reply), outcome in outcomes:
+            outcomes = [(entry, error) for entry in entries]
+        for (_, reply, _), outcome in outcomes:
             if reply.done():
                 continue
             if isinstance(outcome, Exception):

@@ -32,7 +32,7 @@ from lookalike.limits import (
     MAX_MESSAGE_BYTES,
     MAX_METADATA_BYTES,
 )
-from lookalike.runtime.call import Call, Guard, begin
+from lookalike.runtime.call import Call, Guard, Metadata, answering
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.methods import (
     Bidirectional,
@@ -169,24 +169,34 @@ def _method_handler(method: Method, stall_s: float, guard: Guard | None) -> grpc
     return grpc.unary_unary_rpc_method_handler(_unary_handler(method, guard), None, serialize)
 
 
-def _begin(method: Method, context: grpc.aio.ServicerContext[Any, Any], guard: Guard | None) -> None:
-    """Make this the current call of its task. Raises what the guard refuses it with."""
-    metadata: Any = context.invocation_metadata() or ()
-    begin(Call(method.path, metadata, context.peer(), _identities(context)), guard)
+class _AioCall(Call):
+    """A call whose metadata and caller are read when they are asked for: of most calls nobody does."""
 
+    def __init__(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        self.method, self._context = method, context
 
-def _identities(context: grpc.aio.ServicerContext[Any, Any]) -> Sequence[str]:
-    return [name.decode("utf-8", "replace") for name in context.peer_identities() or ()]
+    @property
+    def metadata(self) -> Metadata:  # type: ignore[override]  # Read only, as what the guard gets.
+        metadata: Any = self._context.invocation_metadata()
+        return metadata or ()
+
+    @property
+    def peer(self) -> str:  # type: ignore[override]
+        return self._context.peer()
+
+    @property
+    def identities(self) -> Sequence[str]:  # type: ignore[override]
+        return [name.decode("utf-8", "replace") for name in self._context.peer_identities() or ()]
 
 
 def _unary_handler(method: Method, guard: Guard | None) -> Callable[..., Awaitable[Message | bytes]]:
     async def call(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Message | bytes:
         try:
-            _begin(method, context, guard)
-            reply: Message | bytes = await method.function(
-                method.parse(request), Deadline.after(context.time_remaining())
-            )
-            return reply
+            with answering(_AioCall(method.path, context), guard):
+                reply: Message | bytes = await method.function(
+                    method.parse(request), Deadline.after(context.time_remaining())
+                )
+                return reply
         except Exception as error:
             await _abort(context, error)
 
@@ -198,12 +208,12 @@ def _streaming_handler(
 ) -> Callable[..., AsyncIterator[Message | bytes]]:
     async def call(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Message | bytes]:
         try:
-            _begin(method, context, guard)
-            replies = method.function(method.parse(request), Deadline.after(context.time_remaining()))
-            async with aclosing(replies):
-                async for reply in replies:
-                    with _stall(stall_s, context):
-                        yield reply
+            with answering(_AioCall(method.path, context), guard):
+                replies = method.function(method.parse(request), Deadline.after(context.time_remaining()))
+                async with aclosing(replies):
+                    async for reply in replies:
+                        with _stall(stall_s, context):
+                            yield reply
         except Exception as error:
             await _abort(context, error)
 
@@ -221,12 +231,12 @@ def _bidirectional_handler(
         requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[Message | bytes]:
         try:
-            _begin(method, context, guard)
-            replies = method.function(parsed(requests), Deadline.after(context.time_remaining()))
-            async with aclosing(replies):
-                async for reply in replies:
-                    with _stall(stall_s, context):
-                        yield reply
+            with answering(_AioCall(method.path, context), guard):
+                replies = method.function(parsed(requests), Deadline.after(context.time_remaining()))
+                async with aclosing(replies):
+                    async for reply in replies:
+                        with _stall(stall_s, context):
+                            yield reply
         except Exception as error:
             await _abort(context, error)
 

@@ -21,7 +21,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from lookalike.errors import OperatorError
-from lookalike.runtime import edge, security, telemetry
+from lookalike.runtime import edge, metrics_page, otlp, security
 from lookalike.runtime.call import Guard
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.listening import ServerSockets
@@ -96,9 +96,10 @@ async def serve(
         await checks.set(name, NOT_SERVING)
     await checks.set(health.SERVICE_NAME, SERVING)
     port = _bind(server, settings, tls)
-    telemetry.expose_metrics(settings.host, settings.metrics_port, guard, security.metrics_tls(settings))
+    metrics_page.expose_metrics(settings.host, settings.metrics_port, guard, security.metrics_tls(settings))
     probes = await serve_health_alone(checks, settings)
     security.report_exposure(settings)
+    stop_tracing = otlp.start(settings)
     await server.start()
     log.info("listening on %s:%d", settings.host, port)
 
@@ -119,6 +120,7 @@ async def serve(
         await checks.enter_graceful_shutdown()
         await drain(server, port, settings.drain_s if ready else 0.0, encrypted=tls is not None)
         await probes.stop(None)
+        stop_tracing()
         log.info("stopped")
 
 

@@ -14,7 +14,8 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
-from lookalike.errors import InvalidRequest, LookalikeError
+from lookalike.errors import InternalError, InvalidRequest, LookalikeError
+from lookalike.runtime.call import NO_CALL, current
 from lookalike.runtime.deadline import Deadline
 from lookalike.status import INTERNAL_MESSAGE, Trailer, code_of, is_stated, trailer_of
 
@@ -97,8 +98,12 @@ def serialize(reply: Message | bytes) -> bytes:
 
 
 def status_of(error: Exception) -> tuple[grpc.StatusCode, str, Trailer]:
-    """The status code, message and trailing metadata that report an error. A bug is logged: INTERNAL."""
+    """The status code, message and trailing metadata that report an error of the current call. A bug is logged.
+
+    The metadata tell the id of the call, for callers to quote; that of an answer would cost more than a cache hit may.
+    """
+    request_id = "" if (call := current()) is NO_CALL else call.request_id()
     if isinstance(error, LookalikeError) and is_stated(error):
-        return code_of(error), str(error), trailer_of(error)
+        return code_of(error), str(error), trailer_of(error, request_id)
     log.error("unexpected error", exc_info=error)
-    return grpc.StatusCode.INTERNAL, INTERNAL_MESSAGE, ()
+    return grpc.StatusCode.INTERNAL, INTERNAL_MESSAGE, trailer_of(InternalError(INTERNAL_MESSAGE), request_id)

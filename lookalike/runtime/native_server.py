@@ -30,7 +30,7 @@ from lookalike.limits import (
     MAX_MESSAGE_BYTES,
     MAX_METADATA_BYTES,
 )
-from lookalike.runtime.call import Call, Guard, begin
+from lookalike.runtime.call import Call, Guard, begin, carried, end
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.methods import Method, ThreadedUnary, serialize, status_of
 from lookalike.status import Trailer
@@ -167,51 +167,58 @@ class NativeServer(grpc.aio.Server):
             return None
         method = self._methods[method_id]
         metadata, peer, left_s = details
-        call = _Call(method, payload, Call(method.path, metadata, peer), Deadline.after(left_s))
+        call, deadline = Call(method.path, metadata, peer), Deadline.after(left_s)
         if len(payload) > MAX_MESSAGE_BYTES:
             self._fail(call_id, grpc.StatusCode.RESOURCE_EXHAUSTED, _too_large("Received", payload))
             return None
         try:
-            begin(call.call, self._guard)
+            begin(call, self._guard)
         except Exception as error:
-            return self._refuse(call_id, call, error)
+            return self._refuse(call_id, _Call(method, payload, call, deadline), error)
         if isinstance(method.function, ThreadedUnary):
             with self._submitting:
-                if not self._stopping and self._submit(call_id, call):
+                if not self._stopping and self._submit(call_id, method, payload, call, deadline):
                     return None
-        return call_id, call
+        return call_id, _Call(method, payload, call, deadline)
 
     def _refuse(self, call_id: int, call: _Call, error: Exception) -> _Event | None:
         """Refuse a call that the guard does, at once; or after a while, on the event loop."""
         if isinstance(error, Unauthenticated) and error.delay_s:
             call.refusal = error
             return call_id, call
+        end(call.call, error)
         self._fail(call_id, *status_of(error))
         return None
 
-    def _submit(self, call_id: int, call: _Call) -> bool:
+    def _submit(self, call_id: int, method: Method, payload: bytes, call: Call, deadline: Deadline, /) -> bool:
         """Whether the threads of its method answer it."""
         reply: bytes | Future[bytes] | None
         try:
-            reply = call.method.function.submit(call.method.parse(call.payload), call.deadline)
+            reply = method.function.submit(method.parse(payload), deadline)
         except Exception as error:
+            end(call, error)
             self._fail(call_id, *status_of(error))
             return True
         if isinstance(reply, Future):
             self._submitted[call_id] = reply
-            reply.add_done_callback(partial(self._reply, call_id))
+            reply.add_done_callback(carried(partial(self._reply, call_id, call)))
         elif reply is not None:
+            if call.span is not None:
+                end(call)
             self._respond(call_id, reply)
         return reply is not None
 
-    def _reply(self, call_id: int, reply: Future[bytes]) -> None:
+    def _reply(self, call_id: int, call: Call, reply: Future[bytes]) -> None:
         """Answer a call that was submitted, on the thread that did, or that cancelled it."""
         del self._submitted[call_id]
         if reply.cancelled():
+            end(call, asyncio.CancelledError())
             self._fail_ended(call_id)
         elif isinstance(error := reply.exception(), Exception):
+            end(call, error)
             self._fail(call_id, *status_of(error))
         else:
+            end(call)
             self._respond(call_id, reply.result())
 
     def _accept(self, events: Sequence[_Event]) -> None:
@@ -236,12 +243,14 @@ class NativeServer(grpc.aio.Server):
             if call.refusal is not None:
                 await asyncio.sleep(call.refusal.delay_s)
                 raise call.refusal
-            self._respond(
-                call_id, serialize(await call.method.function(call.method.parse(call.payload), call.deadline))
-            )
+            reply = serialize(await call.method.function(call.method.parse(call.payload), call.deadline))
+            end(call.call)
+            self._respond(call_id, reply)
         except Exception as error:
+            end(call.call, error)
             self._fail(call_id, *status_of(error))
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
+            end(call.call, error)
             self._fail_ended(call_id)
             raise
         finally:

@@ -21,6 +21,7 @@ import grpc.aio
 
 from lookalike.channels import aio_channel
 from lookalike.errors import Unavailable
+from lookalike.runtime import tracing
 from lookalike.runtime.circuit_breaker import CircuitBreaker
 from lookalike.runtime.concurrently import run_concurrently
 from lookalike.runtime.hang_guard import HangGuard, Hung
@@ -198,7 +199,9 @@ class Replicas(Generic[Stub, State]):
         replica.breaker.begin(began_s)
         replica.in_flight += 1
         try:
-            reply = await replica.guard.call(send(replica.stub))
+            with tracing.span("call replica", tracing.Kind.CLIENT) as span:
+                span.set(**{"server.address": replica.address})
+                reply = await replica.guard.call(send(replica.stub))
         except Hung as error:
             replica.hung = True
             replica.note(replica.breaker.trip(self._clock()), error)

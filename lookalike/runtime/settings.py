@@ -69,6 +69,21 @@ class ProcessSettings:
     insecure: bool = setting(False, "listen beyond this machine without TLS, or to callers that prove nothing")
     drain_s: float = setting(5.0, "after SIGTERM, time for calls in progress to finish", at_least=0, at_most=3600)
     log_level: str = setting("info", "lowest level that is logged", choices=("debug", "info", "warning", "error"))
+    log_format: str = setting("text", "a line for people, or a JSON object, per entry", choices=("text", "json"))
+    otlp_endpoint: str = setting(
+        "", "http://host:port (https: with TLS) of an OpenTelemetry collector, by OTLP/gRPC; empty: no traces are sent"
+    )
+    trace_share: float = setting(
+        0.01,
+        "share of the calls without a traceparent of which traces are sent; those with one say so themselves",
+        at_least=0,
+        at_most=1,
+    )
+
+    @classmethod
+    def role(cls) -> str:
+        """What the process is: gateway, text-encoder."""
+        return cls.PREFIX.removeprefix("LOOKALIKE_").removesuffix("_").lower().replace("_", "-")
 
     def checks_callers(self) -> bool:
         """Whether calls, and requests for the metrics page, are answered only if the caller proves who it is."""
@@ -124,9 +139,8 @@ def load(cls: type[Settings], environ: Mapping[str, str], argv: Sequence[str], *
                 raise BadSettings(f"{key}={text}: no such setting{f'; did you mean {similar[0]}?' if similar else ''}")
             values[known[key].name] = _parse_value(cls, known[key], text, key)
 
-    role = cls.PREFIX.removeprefix("LOOKALIKE_").removesuffix("_").lower().replace("_", "-")
     parser = argparse.ArgumentParser(
-        prog=f"lookalike serve {role}",
+        prog=f"lookalike serve {cls.role()}",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,100 +1,78 @@
-"""Logging and the Prometheus page of a process. Starts an HTTP server."""
+"""Logging of a process, with the ids of the call in which something is logged. Writes to standard error."""
 
 from __future__ import annotations
 
+import json
 import logging
-import socket
-import ssl
-import threading
-from collections.abc import Callable, Iterable
-from socketserver import ThreadingMixIn
-from typing import TYPE_CHECKING, Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
 
-from prometheus_client import make_wsgi_app, start_http_server
-
-from lookalike.errors import CallerError, LookalikeError, Unauthenticated
-from lookalike.runtime.call import Call, Guard
-
-if TYPE_CHECKING:
-    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
-
-log = logging.getLogger(__name__)
-
-METRICS = "/metrics"  # The method of the call that a guard sees in place of a request for the page.
-_REQUEST_S = 10.0  # Of a client that sends no request.
+from lookalike.runtime import tracing
+from lookalike.runtime.call import NO_CALL, current
+from lookalike.runtime.settings import ProcessSettings
 
 # Bounds of classic histogram buckets, dense around the latency objectives. Above 1 s something is wrong.
 SECONDS_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 10.0)
 
 
-def configure_logging(level: str) -> None:
-    """One line per event on standard error."""
-    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+FIELDS = "fields"  # Of a log record, as `extra={FIELDS: {...}}`: what belongs to its entry beside the message.
 
 
-def expose_metrics(
-    host: str, port: int, guard: Guard | None = None, tls: Callable[[], ssl.SSLContext] | None = None
-) -> None:
-    """Serve /metrics on its own thread; port 0: no metrics page.
-
-    guard: refuses requests by their header `authorization`, as it does calls of the method METRICS.
-    tls:   the context of each connection; None: plain.
-    """
-    if not port:
-        return
-    if guard is None and tls is None:
-        start_http_server(port, addr=host)
-        return
-    app = make_wsgi_app()
-    page = make_server(host.strip("[]"), port, _guarded(app, guard) if guard else app, _Server, _Handler)
-    page.tls = tls
-    threading.Thread(target=page.serve_forever, name="metrics", daemon=True).start()
+def configure_logging(level: str, formatter: logging.Formatter | None = None) -> None:
+    """One entry per event on standard error."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(formatter or TextFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler])
 
 
-class _Server(ThreadingMixIn, WSGIServer):
-    """prometheus_client's own keeps the certificate of its start, and lets one slow handshake hold up all others."""
-
-    daemon_threads = True
-    tls: Callable[[], ssl.SSLContext] | None = None
-
-    def __init__(self, address: tuple[str, int], handler: type[WSGIRequestHandler]) -> None:
-        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        super().__init__(address, handler)
-
-    def get_request(self) -> tuple[socket.socket, Any]:
-        connection, address = super().get_request()
-        connection.settimeout(_REQUEST_S)
-        if self.tls is None:
-            return connection, address
-        # The handshake is at the first read, in the thread of the connection.
-        return self.tls().wrap_socket(connection, server_side=True, do_handshake_on_connect=False), address
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        log.debug("a connection to the metrics page failed", exc_info=True)
+def configure_process_logging(settings: ProcessSettings) -> None:
+    formatter = JsonFormatter(settings.role()) if settings.log_format == "json" else TextFormatter()
+    configure_logging(settings.log_level, formatter)
 
 
-class _Handler(WSGIRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        """Nothing: Prometheus asks every few seconds."""
+class TextFormatter(logging.Formatter):
+    """Lines for people, with the ids of the call in which something is logged."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # logging's name
+        line = super().formatMessage(record)
+        if fields := getattr(record, FIELDS, None):
+            line += f" {json.dumps(fields, ensure_ascii=False, default=str)}"
+        ids = " ".join(f"{name}={value}" for name, value in call_ids().items())
+        return f"{line} [{ids}]" if ids else line
 
 
-def _guarded(page: WSGIApplication, guard: Guard) -> WSGIApplication:
-    def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        peer = f"ipv4:{environ.get('REMOTE_ADDR', '')}:0"
-        try:
-            guard(Call(METRICS, (("authorization", environ.get("HTTP_AUTHORIZATION", "")),), peer))
-        except Unauthenticated as error:
-            return _refuse(start_response, "401 Unauthorized", error)
-        except CallerError as error:
-            return _refuse(start_response, "403 Forbidden", error)
-        except LookalikeError as error:
-            return _refuse(start_response, "503 Service Unavailable", error)
-        return page(environ, start_response)
+class JsonFormatter(logging.Formatter):
+    """A JSON object per line: time, level, logger, role, message, the ids of the call, `FIELDS`, the exception."""
 
-    return answer
+    def __init__(self, role: str) -> None:
+        super().__init__()
+        self._role = role
+
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        entry: dict[str, Any] = {"time": time, "level": record.levelname.lower(), "logger": record.name}
+        entry |= {"role": self._role, "message": record.getMessage(), **call_ids()}
+        fields: Mapping[str, Any] = getattr(record, FIELDS, {})
+        entry |= {key: value for key, value in fields.items() if key not in entry}
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        if record.stack_info:
+            entry["stack"] = self.formatStack(record.stack_info)
+        return json.dumps(entry, ensure_ascii=False, default=str)
 
 
-def _refuse(start_response: StartResponse, status: str, error: LookalikeError) -> Iterable[bytes]:
-    start_response(status, [("Content-Type", "text/plain; charset=utf-8"), ("WWW-Authenticate", "Bearer")])
-    return [f"{error}\n".encode()]
+def call_ids() -> dict[str, str]:
+    """The ids of the current call, for logs: request_id and, where it has a trace, trace_id and span_id."""
+    if (call := current()) is NO_CALL:
+        return {}
+    span, ids = tracing.active(), {"request_id": call.request_id()}
+    trace = call.trace() if span is None else span.context()
+    if trace is not None:
+        ids["trace_id"] = trace.trace_id
+        if trace.span_id:
+            ids["span_id"] = trace.span_id
+    return ids

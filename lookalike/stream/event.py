@@ -5,6 +5,7 @@ from __future__ import annotations
 from google.protobuf.message import DecodeError
 
 from lookalike.errors import InvalidRequest
+from lookalike.runtime.call import REQUEST_ID, TRACEPARENT, TRACESTATE, Call, outgoing
 from lookalike.runtime.product_fields import check_product_id, check_update_mask, normalise_product
 from lookalike.runtime.revisions import check_revision
 from lookalike.v1.catalog_pb2 import Change
@@ -42,8 +43,18 @@ def check_change(change: Change, greatest_revision: int) -> list[str]:
 
 
 def new_event(change: Change, *, source: str, published_at_s: float, photo_root: str = "") -> ProductEvent:
-    """The event of a change that `check_change` has passed."""
-    return ProductEvent(change=change, published_at_us=int(published_at_s * 1e6), source=source, photo_root=photo_root)
+    """The event of a change that `check_change` has passed; part of the current call, if there is one."""
+    event = ProductEvent(change=change, published_at_us=int(published_at_s * 1e6), source=source, photo_root=photo_root)
+    carried = dict(outgoing())
+    event.traceparent, event.tracestate = carried.get(TRACEPARENT, ""), carried.get(TRACESTATE, "")
+    event.request_id = carried.get(REQUEST_ID, "")
+    return event
+
+
+def call_of(event: ProductEvent) -> Call:
+    """What is done for an event, as a part of the call that enqueued it."""
+    fields = (TRACEPARENT, event.traceparent), (TRACESTATE, event.tracestate), (REQUEST_ID, event.request_id)
+    return Call("event", [(key, value) for key, value in fields if value])
 
 
 def product_id_of(change: Change) -> str:

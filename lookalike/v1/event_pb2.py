@@ -16,7 +16,7 @@ _sym_db = _symbol_database.Default()
 from lookalike.v1 import catalog_pb2 as lookalike_dot_v1_dot_catalog__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18lookalike/v1/event.proto\x12\x0clookalike.v1\x1a\x1alookalike/v1/catalog.proto\"\x82\x01\n\x0cProductEvent\x12$\n\x06\x63hange\x18\x01 \x01(\x0b\x32\x14.lookalike.v1.Change\x12\x17\n\x0fpublished_at_us\x18\x02 \x01(\x03\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x12\n\nphoto_root\x18\x04 \x01(\t\x12\x0f\n\x07replays\x18\x05 \x01(\rb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18lookalike/v1/event.proto\x12\x0clookalike.v1\x1a\x1alookalike/v1/catalog.proto\"\xbf\x01\n\x0cProductEvent\x12$\n\x06\x63hange\x18\x01 \x01(\x0b\x32\x14.lookalike.v1.Change\x12\x17\n\x0fpublished_at_us\x18\x02 \x01(\x03\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x12\n\nphoto_root\x18\x04 \x01(\t\x12\x0f\n\x07replays\x18\x05 \x01(\r\x12\x13\n\x0btraceparent\x18\x06 \x01(\t\x12\x12\n\ntracestate\x18\x07 \x01(\t\x12\x12\n\nrequest_id\x18\x08 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -24,5 +24,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lookalike.v1.event_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PRODUCTEVENT']._serialized_start=71
-  _globals['_PRODUCTEVENT']._serialized_end=201
+  _globals['_PRODUCTEVENT']._serialized_end=262
 # @@protoc_insertion_point(module_scope)

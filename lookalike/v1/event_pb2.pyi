@@ -28,6 +28,9 @@ class ProductEvent(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     PHOTO_ROOT_FIELD_NUMBER: _builtins.int
     REPLAYS_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
+    TRACESTATE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     published_at_us: _builtins.int
     """Microseconds since 1970 by the publisher's clock: freshness is measured from here."""
     source: _builtins.str
@@ -38,6 +41,10 @@ class ProductEvent(_message.Message):
     """How often it was replayed from a dead letter. What is left of a change that was made before without its photo is the
     photo; it is then added by a revision one greater, unless anything newer was applied.
     """
+    traceparent: _builtins.str
+    """Of the call that enqueued it, so that logs and traces follow the change: W3C Trace Context, and its request id."""
+    tracestate: _builtins.str
+    request_id: _builtins.str
     @_builtins.property
     def change(self) -> _catalog_pb2.Change:
         """By the rules of a live call, with a revision. `image` is empty: `product.image` says where the photo is, and the worker
@@ -52,10 +59,13 @@ class ProductEvent(_message.Message):
         source: _builtins.str = ...,
         photo_root: _builtins.str = ...,
         replays: _builtins.int = ...,
+        traceparent: _builtins.str = ...,
+        tracestate: _builtins.str = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "photo_root", b"photo_root", "published_at_us", b"published_at_us", "replays", b"replays", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "photo_root", b"photo_root", "published_at_us", b"published_at_us", "replays", b"replays", "request_id", b"request_id", "source", b"source", "traceparent", b"traceparent", "tracestate", b"tracestate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

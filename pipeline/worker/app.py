@@ -55,7 +55,7 @@ _PROBE_S: Final = 30.0
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
     settings = load(WorkerSettings, environ, argv, description=DESCRIPTION)
-    telemetry.configure_logging(settings.log_level)
+    telemetry.configure_process_logging(settings)
     security.use_outgoing_tls(settings)
     lifecycle.run(serve(settings))
 

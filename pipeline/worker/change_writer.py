@@ -32,8 +32,15 @@ class ChangeWriter:
             max_batch=MAX_WRITE_BYTES,
             max_waiting=_UNBOUNDED,
             size=lambda change: max(change.ByteSize(), _BYTES_OF_SMALL),
+            name="write changes",
         )
-        self._encoded = Coalescer(self._write, max_in_flight=_IN_FLIGHT, max_batch=_MAX_ENCODED, max_waiting=_UNBOUNDED)
+        self._encoded = Coalescer(
+            self._write,
+            max_in_flight=_IN_FLIGHT,
+            max_batch=_MAX_ENCODED,
+            max_waiting=_UNBOUNDED,
+            name="write changes",
+        )
 
     async def __call__(self, change: Change) -> ChangeResponse:
         """Make a change; it is durable when this returns. Raises LookalikeError."""

@@ -8,6 +8,7 @@ from typing import Final, Protocol
 
 from encoders.clients import EncodedVector
 from lookalike.errors import CallerError, FailedPrecondition, InternalError, ServiceError
+from lookalike.runtime import tracing
 from lookalike.status import retry_delay_s
 from lookalike.v1.catalog_pb2 import Change, ChangeResponse, PatchRequest, UpsertRequest
 from lookalike.v1.event_pb2 import ProductEvent
@@ -58,7 +59,8 @@ class EventHandler:
         change.CopyFrom(event.change)
         if request := _request_with_photo(change):
             if with_photo and self._encode_photo is not None:
-                photo = await self._encode_photo(request.product.image, event.photo_root)
+                with tracing.span("encode photo"):
+                    photo = await self._encode_photo(request.product.image, event.photo_root)
                 request.vectors.append(_image_vector(photo))
             elif isinstance(request, PatchRequest):
                 request.encode = bool(_TEXT_FIELDS.intersection(request.update_mask.paths))

@@ -19,8 +19,10 @@ from random import Random
 from typing import Final, Protocol
 
 from lookalike.errors import LookalikeError, Unavailable
+from lookalike.runtime.call import answering
 from lookalike.runtime.coalescer import Coalescer
-from lookalike.stream.event import product_id_of
+from lookalike.runtime.tracing import Kind
+from lookalike.stream.event import call_of, product_id_of
 from lookalike.stream.product_stream import Consumer, Handle, Record
 from lookalike.timestamps import unix_time_s
 from lookalike.v1.event_pb2 import ProductEvent
@@ -84,7 +86,7 @@ class Worker:
         self._held_bytes = 0
         self._room = asyncio.Event()
         self._acks: Coalescer[Record, bool] = Coalescer(
-            self._ack_batch, max_in_flight=_ACKS_IN_FLIGHT, max_batch=_MAX_ACKS, max_waiting=1 << 62
+            self._ack_batch, max_in_flight=_ACKS_IN_FLIGHT, max_batch=_MAX_ACKS, max_waiting=1 << 62, name="ack events"
         )
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -184,7 +186,8 @@ class Worker:
         async with self._active:
             self._busy.add(record.handle)
             try:
-                return await self._handle(record.event, with_photo=with_photo)
+                with answering(call_of(record.event), None, Kind.CONSUMER):
+                    return await self._handle(record.event, with_photo=with_photo)
             except (PhotoUnusable, Retry, Poison):
                 raise
             except LookalikeError as error:

@@ -27,7 +27,7 @@ from lookalike.runtime.call import Call, Guard, current
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.listening import GOAWAY
 from lookalike.runtime.settings import ProcessSettings
-from lookalike.status import INTERNAL_MESSAGE
+from lookalike.status import INTERNAL_MESSAGE, to_error
 from tests.edges import IMPLEMENTATIONS
 
 PARENT_S = 30.0  # No test waits that long; one that would fails.
@@ -219,6 +219,16 @@ async def test_an_error_has_its_code_its_message_and_its_details(serve: Server) 
     assert bad.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert details(bad, error_details_pb2.BadRequest()).field_violations[0].field == "field"  # type: ignore[attr-defined]
     assert (missing.code(), missing.details()) == (grpc.StatusCode.NOT_FOUND, "no 100% product")
+
+
+async def test_an_error_tells_the_id_of_the_call_that_failed(serve: Server) -> None:
+    async def fail(request: BytesValue, deadline: Deadline) -> Message:
+        raise {b"bug": KeyError("a bug"), b"late": Overloaded("busy")}[request.value]
+
+    async with serve(fail) as (channel, _):
+        call = channel.unary_unary(UNARY)
+        errors = [await failure(call(request(each), metadata=(("x-request-id", "r7"),))) for each in (b"bug", b"late")]
+    assert [to_error(error).request_id for error in errors] == ["r7", "r7"]
 
 
 async def test_a_bug_is_internal_and_its_message_stays_on_the_server(

@@ -27,7 +27,7 @@ from lookalike.errors import BadSettings, LookalikeError, Unavailable
 from lookalike.local import certificates
 from lookalike.local.probes import free_ports
 from lookalike.renewed_channels import RenewedChannel
-from lookalike.runtime import edge, lifecycle, security, telemetry
+from lookalike.runtime import edge, lifecycle, metrics_page, security
 from lookalike.runtime.call import current
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.replicas import Replicas
@@ -278,7 +278,9 @@ def test_metrics_tell_when_certificates_expire(certs: Path) -> None:
 
 def test_the_metrics_page_is_shown_by_tls_to_those_that_show_a_certificate(certs: Path) -> None:
     (port,) = free_ports(1)
-    telemetry.expose_metrics("127.0.0.1", port, tls=security.metrics_tls(EchoSettings(**settings_of(certs, "gateway"))))
+    metrics_page.expose_metrics(
+        "127.0.0.1", port, tls=security.metrics_tls(EchoSettings(**settings_of(certs, "gateway")))
+    )
     url = f"https://127.0.0.1:{port}/metrics"
     with urllib.request.urlopen(url, timeout=CALL_S, context=tls_of(certs, "client").context()) as page:
         assert b"lookalike_tls_readings_total" in page.read()

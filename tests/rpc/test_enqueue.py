@@ -7,6 +7,7 @@ import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -32,12 +33,18 @@ from lookalike.v1.catalog_pb2 import (
     EVENT_STATE_UNSPECIFIED,
     AcceptedChange,
     Change,
+    EnqueueRequest,
 )
 from lookalike.v1.types_pb2 import Product
+from pipeline.gateway import Gateway
+from pipeline.worker.change_writer import ChangeWriter
+from pipeline.worker.event_handler import EventHandler
+from pipeline.worker.worker import Worker, WorkerOptions
 from server.app import build_gateway
 from server.settings import GatewaySettings
 from tests.contract.test_product_stream import only_consumer, take
 from tests.redis_servers import RedisServer
+from tests.rpc.collectors import recorded_spans
 from tests.rpc.gateways import scripted_system
 
 
@@ -244,3 +251,29 @@ async def test_waits_are_bounded_and_hold_no_permit(server: RedisServer) -> None
         for task in waiting:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_an_event_is_a_part_of_the_trace_of_the_call_that_enqueued_it(server: RedisServer) -> None:
+    trace, caller = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    traced = (("traceparent", f"00-{trace}-{caller}-01"), ("x-request-id", "order-7"))
+    async with (
+        scripted_system(stream=server.url) as system,
+        Gateway(system.address) as gateway,
+        stream_of(server) as stream,
+        recorded_spans() as spans,
+    ):
+        change = remove_change("p07", revision=1)
+        await system.catalog.Enqueue(EnqueueRequest(changes=[change]), metadata=traced)
+        handler, stopping = EventHandler(ChangeWriter(gateway.batch_write), None), asyncio.Event()
+        worker = Worker(stream.consumer("workers", "w"), handler, WorkerOptions(), random=Random(0))
+        working = asyncio.create_task(worker.run(stopping))
+        async with asyncio.timeout(10):
+            while not any(span.name == "ack events" for span in spans):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        stopping.set()
+        await working
+    names = {span.span_id: span.name.rpartition("/")[2] for span in spans if span.trace_id == trace}
+    parents = {span.name.rpartition("/")[2]: names.get(span.parent_id) for span in spans if span.trace_id == trace}
+    assert (parents["event"], parents["write changes"]) == ("Enqueue", "event")
+    assert (parents["BatchWrite"], parents["apply changes"]) == ("write changes", "BatchWrite")
+    assert parents["Apply"] == "call shard"

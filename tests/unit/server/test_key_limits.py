@@ -27,7 +27,9 @@ class Gateway:
     @contextmanager
     def caller(self, id_: str, **limits: Any) -> Iterator[None]:
         given = CallerLimits(**limits) if limits else NO_LIMITS
-        begin(Call("", caller=Caller(id_, frozenset({"search"}), given)), None)
+        call = Call("")
+        call.caller = Caller(id_, frozenset({"search"}), given)
+        begin(call, None)
         try:
             yield
         finally:

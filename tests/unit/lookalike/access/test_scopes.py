@@ -6,7 +6,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from lookalike.access.scopes import SCOPE_OF, scope_of
 from lookalike.runtime.call import SCOPES
-from lookalike.runtime.telemetry import METRICS
+from lookalike.runtime.metrics_page import METRICS
 from server.app import CATALOG, SEARCH
 
 REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
