@@ -2,7 +2,8 @@
 
 Searches by product over an index of 2,000 vectors of 64 dimensions, without a cache, 16 in flight on one connection
 that stays, but for its age (3 s under TLS here). CPU is of all server processes of a kind; those that are compared are
-measured in turn, `--rounds` times; medians. A connection is one that is opened for one health check.
+measured in turn, `--rounds` times; medians. A connection is one that is opened for one health check. `proxy` is the
+native node behind a process that ends TLS (`tls_proxy`), which is no part of the system.
 
     python -m benchmarks.tls [--calls 2000] [--rounds 5]
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -111,7 +113,16 @@ def kinds(location: Path, certs: Path) -> list[Kind]:
             Kind(f"node, {name}", node, (node,), called),
             Kind(f"gateway and shard, {name}", gateway, (gateway, shard), called),
         ]
-    return made
+    plain = made[0].entrance  # The native node.
+    return [*made, Kind("node, proxy", proxy := _proxy(certs, plain, next(ports)), (plain, proxy), tls)]
+
+
+def _proxy(certs: Path, behind: ProcessSpec, port: int) -> ProcessSpec:
+    """What ends TLS in front of a node without it, which is another's, and started by it."""
+    files = [str(certs / "node" / name) for name in ("tls.crt", "tls.key", "ca.crt")]
+    address = f"127.0.0.1:{port}"
+    command = [sys.executable, "-m", "benchmarks.tls_proxy", str(port), behind.address.partition(":")[2], *files]
+    return ProcessSpec(name="proxy", address=address, command=command, ready=partial(is_serving, address))
 
 
 def ready(kind: Kind, spec: ProcessSpec) -> bool:
@@ -136,8 +147,12 @@ def main() -> None:
         compared = kinds(folder / "index", folder / "certs")
         taken: dict[str, list[dict[str, float]]] = {kind.name: [] for kind in compared}
         with Supervisor(folder / "logs", os.environ, directory=ROOT) as processes:  # noqa: TID251  # a script of its own
+            started = set[str]()
             for kind in compared:
                 for spec in reversed(kind.processes):
+                    if spec.name in started:
+                        continue
+                    started.add(spec.name)
                     processes.start(spec.name, spec.command, ready=partial(ready, kind, spec))
             processes.wait_ready(timeout_s=180)
             pids = processes.pids()
@@ -163,7 +178,7 @@ def main() -> None:
             3,
         )
         for deployment in ("node", "gateway and shard")
-        for other in ("grpcio", "native")
+        for other in (("grpcio", "native", "proxy") if deployment == "node" else ("grpcio", "native"))
     }
     for name, row in rows.items():
         print(f"{name:>28}", *(f"{value:>10}" for value in row.values()))

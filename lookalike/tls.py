@@ -89,17 +89,20 @@ class PemFiles:
         self._next_look_s = self._clock() + LOOK_S
         if (stamp := self._look()) == self._stamp:
             return
-        self._stamp = stamp
+        reason = ""
         try:
             pems = self._read()
         except (OSError, ValueError) as error:
-            log.error("TLS: what was read before stays in use: %s", error)
-            self._report(None, str(error))
-            return
-        if pems != self._pems:
+            pems, reason = self._pems, str(error)
+        if self._look() != stamp:
+            return  # They are being written: the next look reads them.
+        self._stamp = stamp
+        if reason:
+            log.error("TLS: what was read before stays in use: %s", reason)
+        elif pems != self._pems:
             self._pems = pems
             log.info("TLS: read again: %s", ", ".join(self._paths()))
-        self._report(self._pems, "")
+        self._report(None if reason else pems, reason)
 
     def _paths(self) -> list[str]:
         return [path for path in (self._ca, self._cert, self._key) if path]

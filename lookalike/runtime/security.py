@@ -155,6 +155,11 @@ def _report(ca: str, pems: Pems | None, reason: str) -> None:
     if pems is None:
         return
     for label, data in ((ca, pems.ca), ("own", pems.cert)):
-        if data:
+        if not data:
+            continue
+        try:
             certificates = x509.load_pem_x509_certificates(data)
+        except ValueError as error:  # OpenSSL, which has checked them, is less strict.
+            log.warning("TLS: when the certificates (%s) expire is not known: %s", label, error)
+        else:
             EXPIRY.labels(label).set(min(each.not_valid_after_utc.timestamp() for each in certificates))

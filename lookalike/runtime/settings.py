@@ -107,6 +107,8 @@ class ProcessSettings:
             raise BadSettings(f"tls_client_ca={self.tls_client_ca}: certificates are checked by TLS: set tls_cert, too")
         if self.tls_allowed_names and not self.tls_client_ca:
             raise BadSettings("tls_allowed_names: names are those of certificates: set tls_client_ca, too")
+        if self.tls_server_name and not self.tls_ca:
+            raise BadSettings(f"tls_server_name={self.tls_server_name}: servers are called by TLS: set tls_ca, too")
         if self.tls_cert and self.grpc_server == "native":
             raise BadSettings("grpc_server=native: the native server has no TLS; with tls_cert leave it at auto")
         if (exposure := self.exposure()) and not self.insecure:

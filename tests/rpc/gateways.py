@@ -21,9 +21,9 @@ from encoders.image import signature
 from encoders.image.prediction_service import to_array, to_string_tensor, to_tensor
 from encoders.tfserving.v1 import prediction_pb2
 from lookalike.access.followed_keys import guarding
-from lookalike.channels import aio_channel
+from lookalike.channels import aio_channel, process_tls
 from lookalike.errors import FailedPrecondition, InvalidRequest, LookalikeError
-from lookalike.runtime import edge
+from lookalike.runtime import edge, security
 from lookalike.runtime.call import Guard
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.grouping import limit_per_shop
@@ -483,9 +483,16 @@ async def no_stream(requests: AsyncIterator[Any], deadline: Deadline) -> AsyncGe
 
 @asynccontextmanager
 async def serving(*handlers: grpc.GenericRpcHandler, guard: Guard | None = None) -> AsyncIterator[str]:
-    """The address of a real gRPC server with these handlers."""
-    server = edge.server(handlers, guard=guard)
-    port = server.add_insecure_port("127.0.0.1:0")
+    """The address of a real gRPC server with these handlers; with TLS where this process calls others by it."""
+    tls = process_tls()
+    server = edge.server(handlers, guard=guard, tls_age_s=60.0 if tls else 0.0)
+    if tls:
+        settings = GatewaySettings(tls_cert=tls.cert, tls_key=tls.key, tls_client_ca=tls.ca)
+        credentials = security.server_tls(settings)
+        assert credentials is not None
+        port = server.add_secure_port("127.0.0.1:0", credentials)
+    else:
+        port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
         yield f"127.0.0.1:{port}"

@@ -36,6 +36,7 @@ class KeyedSettings(EchoSettings):
         (EchoSettings(tls_key="tls.key"), "set both, or none"),
         (EchoSettings(tls_client_ca="ca.crt"), "set tls_cert, too"),
         (EchoSettings(**TLS, tls_allowed_names=("gateway",)), "set tls_client_ca, too"),
+        (EchoSettings(tls_server_name="shard"), "set tls_ca, too"),
         (EchoSettings(**TLS, grpc_server="native"), "the native server has no TLS"),
         (EchoSettings(host=EVERYWHERE), "set tls_cert and tls_key; or --insecure"),
         (EchoSettings(host=EVERYWHERE, **TLS), "anybody may call: set tls_client_ca"),
