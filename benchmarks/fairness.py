@@ -3,8 +3,9 @@
 A gateway without cache over a shard of 5,000 vectors, on one core; searches by product of 200 hits. Both callers are
 on the other core, the abusive one a process of low priority. The polite key makes a fifth of the calls that the
 gateway can answer, at random times (open loop). The abusive one has 64 callers, each of which calls again as soon as it
-is answered or refused. It calls without keys (as if there were none), with a key without limits, and with one that has
-limits. Rounds of all cases alternate; the first quarter of each is not counted.
+is answered or refused. It calls without keys (as if there were none), with a key without limits, the same where the
+gateway may admit fewer calls than by default, and with a key that has limits. Rounds of all cases alternate; the first
+quarter of each is not counted.
 
     python -m benchmarks.fairness [--seconds 5] [--rounds 3]
 """
@@ -71,7 +72,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="lookalike-bench-") as folder, ExitStack() as stack:
-        shard, plain, keyed = free_ports(3)
+        shard, plain, keyed, strict = free_ports(4)
         location, keys = build_index(Path(folder) / "index"), Path(folder) / "keys.json"
         store, scopes = FileKeyStore(keys), frozenset({"search"})
         polite, polite_token = new_key("polite", scopes, now_s=0)
@@ -85,6 +86,7 @@ def main() -> None:
         )
         stack.enter_context(started(ROOT, gateway, plain))
         stack.enter_context(started(ROOT, [*gateway, "--keys", str(keys)], keyed))
+        stack.enter_context(started(ROOT, [*gateway, "--keys", str(keys), "--min-inflight", "16"], strict))
         os.sched_setaffinity(0, {1})
         capacity = asyncio.run(capacity_of(f"127.0.0.1:{plain}", options.seconds))
         rate = capacity * LIMITED_SHARE
@@ -95,6 +97,7 @@ def main() -> None:
         cases = [
             Case("without keys", f"127.0.0.1:{plain}", "", ""),
             Case("keys without limits", f"127.0.0.1:{keyed}", polite_token, free_token),
+            Case("keys without limits, MIN_INFLIGHT=16", f"127.0.0.1:{strict}", polite_token, free_token),
             Case("a limit of the abusive key", f"127.0.0.1:{keyed}", polite_token, limited_token),
         ]
         alone, beside = [{case.name: Rounds() for case in cases} for _ in range(2)]
