@@ -100,13 +100,14 @@ class ShardGroup:
         wait_s = min(self._timeout_s, deadline.remaining_s() * _DEADLINE_SHARE)
         shards = self._shards_of(snapshot)
         seconds: list[float | None] = [None] * len(shards) if self._is_timed else []
+        began_s = perf_counter()
         calls: list[asyncio.Future[ShardHits] | LookalikeError] = []
         sent: list[asyncio.Future[ShardHits]] = []
         for i, shard in enumerate(shards):
             try:
                 call = shard.search(snapshot, query)
                 if self._is_timed:
-                    call.add_done_callback(partial(_time, seconds, i, perf_counter()))
+                    call.add_done_callback(partial(_time, seconds, i, began_s))
             except Overloaded as error:
                 calls.append(error)
                 continue
@@ -118,6 +119,9 @@ class ShardGroup:
             await _wait(sent)
         else:
             await _wait_for(sent, wait_s)
+        for i, each in enumerate(calls if self._is_timed else ()):  # What has ended in this pass of the event loop.
+            if isinstance(each, asyncio.Future):
+                _time(seconds, i, began_s, each)
         late = Unavailable if wait_s == self._timeout_s else DeadlineExceeded
         outcomes = [_outcome(call, shard, wait_s, late) for call, shard in zip(calls, shards, strict=True)]
         if costly := [i for i, each in enumerate(outcomes) if isinstance(each, ShardHits) and each.costly]:
@@ -287,7 +291,7 @@ class _Expiry:
 
 
 def _time(seconds: list[float | None], shard: int, began_s: float, call: asyncio.Future[ShardHits]) -> None:
-    if not call.cancelled() and call.exception() is None:
+    if seconds[shard] is None and call.done() and not call.cancelled() and call.exception() is None:
         seconds[shard] = perf_counter() - began_s
 
 

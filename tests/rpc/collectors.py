@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,11 +13,10 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 
 from lookalike.runtime import tracing
 from lookalike.runtime.otlp import SpanExporter
-from lookalike.runtime.tracing import Span
 
 
 @dataclass
-class Collector(trace_service_pb2_grpc.TraceServiceServicer):
+class Collector:
     """The spans of each Export call; refuses them while it has an error."""
 
     spans: list[Any] = field(default_factory=list)
@@ -58,16 +56,3 @@ def exported_to(collector: Collector, share: float = 0.0) -> Iterator[SpanExport
         tracing.stop()
         tracing.activate(None)
         exporter.close()
-
-
-@asynccontextmanager
-async def recorded_spans(share: float = 0.0) -> AsyncIterator[list[Span]]:
-    """The spans that end in this process, whoever ends them; there when the context ends, or soon."""
-    spans: list[Span] = []
-    tracing.start(spans.append, share)
-    try:
-        yield spans
-        await asyncio.sleep(0)
-    finally:
-        tracing.stop()
-        tracing.activate(None)

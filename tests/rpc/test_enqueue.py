@@ -44,8 +44,8 @@ from server.app import build_gateway
 from server.settings import GatewaySettings
 from tests.contract.test_product_stream import only_consumer, take
 from tests.redis_servers import RedisServer
-from tests.rpc.collectors import recorded_spans
 from tests.rpc.gateways import scripted_system
+from tests.rpc.spans import recorded_spans
 
 
 @pytest.fixture

@@ -31,8 +31,9 @@ from lookalike.v1.search_pb2_grpc import SimilarProductsStub
 from lookalike.v1.types_pb2 import SPACE_TEXT, Filter
 from lookalike.vectors import pack
 from tests.edges import IMPLEMENTATIONS
-from tests.rpc.collectors import exported_to, recorded_spans, running_collector
+from tests.rpc.collectors import exported_to, running_collector
 from tests.rpc.gateways import DIM, ScriptedTextEncoder, running_gateway, serving
+from tests.rpc.spans import recorded_spans
 from tests.unit.index.samples import TEXT, catalogue, serving_only, unit_vectors, vectors_of
 
 if TYPE_CHECKING:
