@@ -50,7 +50,7 @@ from lookalike.v1.types_pb2 import SPACE_IMAGE, Product, SpaceVector
 from lookalike.vectors import F32
 
 PARTS = ("freshness", "photos", "replay")
-COUNT, RATE_PER_S, SECONDS, PHOTOS, PHOTO_PX = 100_000, 1000, 30, 480, 400
+COUNT, RATE_PER_S, SECONDS, PHOTOS, PHOTO_PX = 100_000, 1000, 30, 256, 400
 CAVEATS = (
     "publisher, Redis, worker, node and, for photos, model and web server share two cores of a shared machine; "
     "appendfsync always"
@@ -58,7 +58,7 @@ CAVEATS = (
 _TICK_S = 0.01
 _APPEND = 500
 _ROUNDS, _DRAWN = 3, 64
-_MEMORY_S = 20.0  # Between two looks at the memory of all processes.
+_MEMORY_S = 60.0  # Between two looks at the memory of all processes.
 
 
 def main() -> None:
@@ -162,10 +162,10 @@ class System:
         found = {f"p{each:g}_ms": np.interp(each / 100 * counts[-1], counts, bounds) * 1e3 for each in (50, 99, 99.9)}
         return {name: round(float(value), 1) for name, value in found.items()} | {"events": counts[-1]}
 
-    def memory_mib(self) -> dict[str, list[int]]:
+    def memory_mib(self) -> str:
         """Of each process and its children: resident memory, and of it what no file is mapped to."""
         found = {name: memory(with_children([pid])) for name, pid in self.processes.pids().items()}
-        return {name: [each.rss_bytes >> 20, each.own_bytes >> 20] for name, each in found.items()}
+        return ", ".join(f"{name} {each.rss_bytes >> 20} ({each.own_bytes >> 20})" for name, each in found.items())
 
     async def until_done(self) -> None:
         stream = await open_redis_stream(self.settings)
@@ -336,14 +336,14 @@ async def replay(system: System, vectors: F32, count: int, at_most_s: float) -> 
     system.start_node()
     began_s = time.monotonic()
     system.start_worker()
-    samples: list[dict[str, Any]] = []
+    samples: list[str] = []
     lag, took_s = count, 0.0
     while lag and took_s < at_most_s:
         with suppress(Unavailable):  # A Redis that is busy on a busy machine.
             lag = (await stream.status(DEFAULT_GROUP)).lag
         took_s = time.monotonic() - began_s
         if not lag or took_s >= len(samples) * _MEMORY_S:
-            samples.append({"seconds": round(took_s), "made": count - lag, **system.memory_mib()})
+            samples.append(f"{took_s:.0f} s, {count - lag} made: {system.memory_mib()}")
             print(samples[-1], flush=True)
         await asyncio.sleep(0.5)
     dead = await stream.dead_letters()
@@ -359,7 +359,7 @@ async def replay(system: System, vectors: F32, count: int, at_most_s: float) -> 
             name: round(cpu_s(system.pid(name)) / made_events * 1e6, 1) for name in ("worker", "node")
         },
         "peak MiB": {name: system.peak_mib(name) for name in ("worker", "node", "redis")},
-        "MiB by seconds, resident and of it mapped to no file": samples,
+        "MiB, resident and of it (mapped to no file)": samples,
     }
 
 
