@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import blake2b
 
 import numpy as np
@@ -84,8 +84,7 @@ class PhotoRegister:
                 "written": np.array([time for _, time in self._pending.values()], np.int64),
                 "checksum": np.zeros(len(photos), np.uint32),
             }
-            rows = [asdict(photo) for photo in photos]
-            columns |= {name: [row[name] for row in rows] for name in ("product", *_NAMES)}
+            columns |= {name: [getattr(photo, name) for photo in photos] for name in _COLUMNS}
             schema = self.parts.format.schema
             self.parts.append(
                 pa.Table.from_arrays([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
