@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 
-from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
-from lookalike.errors import BadSettings, Overloaded
+from lookalike.errors import Overloaded
 from lookalike.runtime.coalescer import Coalescer
+from lookalike.runtime.redis_client import open_redis
 from lookalike.runtime.reported_breaker import ReportedBreaker
 from server import metrics
 from server.result_cache import digest_of
@@ -46,10 +46,7 @@ class RedisResultCache:
         prefix: str = "lookalike:search:3:",  # The number is the format of the values.
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        try:
-            self._redis = Redis.from_url(url, socket_connect_timeout=timeout_s, retry=None)
-        except ValueError as error:
-            raise BadSettings(f"redis url: {error}") from error
+        self._redis = open_redis(url, "redis url", socket_connect_timeout=timeout_s, retry=None)
         self._connection = self._redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
         self._ttl_ms = max(1, round(ttl_s * 1000))
         self._timeout_s = timeout_s

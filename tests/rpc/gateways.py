@@ -360,6 +360,7 @@ class ScriptedModelServer:
     input_px: int = signature.DEFAULT_INPUT_PX
     waits_for: asyncio.Event | None = None  # If set, it answers only after this event.
     error: grpc.StatusCode | None = None
+    details: str = ""  # Of the error.
 
     async def predict(
         self, request: prediction_pb2.PredictRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -370,7 +371,7 @@ class ScriptedModelServer:
         if self.waits_for is not None:
             await self.waits_for.wait()
         if self.error is not None:
-            await context.abort(self.error)
+            await context.abort(self.error, self.details)
         features = np.stack([VECTORS[f"p{number:02}", SPACE_IMAGE] for number in numbers])
         encoders = [self.fingerprint.encode()] * len(numbers)
         outputs = {signature.FEATURES: to_tensor(features), signature.ENCODER: to_string_tensor(encoders)}
