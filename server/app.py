@@ -12,11 +12,14 @@ import grpc
 from encoders.clients import Encoders
 from lookalike.errors import BadSettings
 from lookalike.runtime import edge, lifecycle, telemetry
+from lookalike.runtime.line_file import LineFile
 from lookalike.runtime.settings import load
 from lookalike.stream.redis_stream import open_redis_stream
 from lookalike.v1 import catalog_pb2, search_pb2
 from server import batch, changes
 from server.admission import Admission, StreamHandler, UnaryHandler
+from server.audit_log import AuditLog
+from server.audited_changes import audit_changes
 from server.batch import BatchSearcher
 from server.catalog import CatalogReader
 from server.change_encoding import ChangeEncoder
@@ -70,6 +73,7 @@ class Gateway:
     encoders: Encoders
     cache: ResultCache | None
     enqueuer: Enqueuer
+    audit: AuditLog | None
     recall: OnlineRecall
     handlers: tuple[grpc.GenericRpcHandler, ...]
 
@@ -79,6 +83,8 @@ class Gateway:
         await asyncio.gather(self.shards.close(), self.encoders.close(), self.enqueuer.close())
         if self.cache is not None:
             await self.cache.close()
+        if self.audit is not None:
+            self.audit.close()
 
 
 def build_gateway(settings: ServiceSettings, transports: Sequence[ShardTransport]) -> Gateway:
@@ -106,6 +112,7 @@ def build_gateway(settings: ServiceSettings, transports: Sequence[ShardTransport
     classifier = ClassifyHandler(versions, shards, encoders, deadline_s)
     reader = CatalogReader(versions, shards, deadline_s)
     writer = CatalogWriter(versions, shards, ChangeEncoder(encoders), deadline_s, settings.revision_unit)
+    audit = _audit_log(settings)
     # They admit each of their searches and batches.
     open_streams = OpenStreams(settings.max_streams)
     enqueuer = Enqueuer(
@@ -138,17 +145,21 @@ def build_gateway(settings: ServiceSettings, transports: Sequence[ShardTransport
     search_streams: Mapping[str, edge.Bidirectional] = {
         "SearchStream": SearchStreamer(searcher, admission, open_streams).search_stream
     }
-    write_streams: Mapping[str, edge.Bidirectional] = {"Write": WriteStreamer(writer, admission, open_streams).write}
+    write_streams: Mapping[str, edge.Bidirectional] = {
+        "Write": WriteStreamer(writer, admission, open_streams, audit).write
+    }
     search_methods = admission.admit(
         search, calls={"BatchSearch": batch.calls_of}, at_once=at_once, measured={"Search", "FindDuplicates"}
     )
     catalog_methods = admission.admit(catalog, streams=catalog_streams, calls={"BatchWrite": changes.calls_of})
+    if audit is not None:
+        catalog_methods = audit_changes(audit, catalog_methods)
     stall_s = settings.stream_stall_s
     handlers = (
         edge.handler(SEARCH, {**search_methods, **search_streams}, take_bytes={"Search"}, stall_s=stall_s),
         edge.handler(CATALOG, {**catalog_methods, **write_streams, "Wait": enqueuer.wait}, stall_s=stall_s),
     )
-    return Gateway(shards, versions, handovers, encoders, cache, enqueuer, recall, handlers)
+    return Gateway(shards, versions, handovers, encoders, cache, enqueuer, audit, recall, handlers)
 
 
 async def serve(settings: GatewaySettings) -> None:
@@ -176,3 +187,10 @@ def _result_cache(settings: ServiceSettings) -> ResultCache | None:
     if not settings.cache_memory_bytes:
         return None
     return MemoryResultCache(max_bytes=settings.cache_memory_bytes, ttl_s=settings.cache_ttl_s)
+
+
+def _audit_log(settings: ServiceSettings) -> AuditLog | None:
+    if settings.audit_log is None:
+        return None
+    file = LineFile(settings.audit_log, max_bytes=settings.audit_bytes, files=settings.audit_files)
+    return AuditLog(file, "refuse" if settings.audit_full == "refuse" else "continue")

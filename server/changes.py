@@ -29,6 +29,7 @@ from lookalike.v1.index_pb2 import ChangeKind, Patch, Update, UpdateResult, Upse
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Product, Space, SpaceVector
 from lookalike.vectors import pack
 from server.admission import Permit
+from server.audit_log import note_products
 from server.change_encoding import ChangeEncoder, Vectors, parse_vectors
 from server.filters import check_filter
 from server.shard_group import ShardGroup
@@ -177,6 +178,7 @@ class CatalogWriter:
                         raise outcome
                     response.removed += outcome.applied
                 response.matched += len(ids)
+                note_products(ids)
         return response
 
     async def _change(self, change: Change, deadline: Deadline) -> ChangeResponse:

@@ -35,6 +35,10 @@ REFUSED = Counter(
     "lookalike_requests_refused_total",
     "Requests refused at once: too many, or too many bytes, in flight, or too late for their deadline.",
 )
+AUDIT_LOST = Counter("lookalike_audit_lines_lost_total", "Lines that the audit log lacks: they could not be written.")
+AUDIT_REFUSED = Counter(
+    "lookalike_audit_refused_total", "Changes and calls of Admin refused because the audit log cannot be written."
+)
 COSTLY = Gauge(
     "lookalike_costly_searches_inflight", "Searches in flight that are more work for the shards than an ordinary one."
 )

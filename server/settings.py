@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from encoders.clients import EncoderSettings
@@ -33,6 +34,18 @@ class ServiceSettings(ProcessSettings):
         "text queries",
     )
     redis: str = setting("", "redis://… of the result cache; empty: a cache in this process's memory", secret=True)
+    audit_log: Path | None = setting(None, "file for who changed what, of this process alone; empty: none")  # noqa: RUF009  # as above
+    audit_full: str = setting(
+        "refuse",
+        "where the audit log cannot be written: refuse changes, or continue and say how many lines are lost",
+        choices=("refuse", "continue"),
+    )
+    audit_bytes: int = setting(
+        64 << 20, "size of a file of the audit log, after which the next one is begun", at_least=1 << 12
+    )
+    audit_files: int = setting(
+        10, "files of the audit log; the oldest is removed for a new one", at_least=1, at_most=10_000
+    )
     cache_ttl_s: float = setting(3600.0, "time to live of a cached answer; 0: no cache", at_least=0, at_most=7 * 86400)
     cache_staleness_s: float = setting(
         10.0,
