@@ -77,16 +77,19 @@ class AuditLog:
         answer: Answer[Request, Reply],
         describe: Callable[[AuditEntry, Request], None],
         outcome_of: Callable[[Reply], Details],
+        *,
+        changes: bool = True,
     ) -> Answer[Request, Reply]:
         """The same answer to a call, with its lines.
 
         describe: adds to the entry what the request says; outcome_of: what the reply says of the outcome.
+        changes:  whether anything may be changed by the call; one that only reads is never refused.
         """
 
         async def call(request: Request, deadline: Deadline) -> Reply:
             entry = AuditEntry({})
             describe(entry, request)
-            with self._lines(entry) as outcome:
+            with self._lines(entry, changes=changes) as outcome:
                 reply = await answer(request, deadline)
                 outcome.update(outcome_of(reply))
             return reply
@@ -99,9 +102,9 @@ class AuditLog:
         self._file.close()
 
     @contextmanager
-    def _lines(self, entry: AuditEntry) -> Iterator[dict[str, Any]]:
+    def _lines(self, entry: AuditEntry, *, changes: bool = True) -> Iterator[dict[str, Any]]:
         """Raises Unavailable, before the block, where no line can be written and that means to refuse."""
-        if self._refuses and not self._write({"stage": "begin", **entry.fields()}):
+        if self._refuses and changes and not self._write({"stage": "begin", **entry.fields()}):
             metrics.AUDIT_REFUSED.inc()
             raise Unavailable("nothing is changed: the audit log cannot be written", retry_after_s=1.0)
         token, outcome, code = _ENTRY.set(entry), dict[str, Any](), "OK"

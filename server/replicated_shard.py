@@ -78,6 +78,10 @@ class ReplicatedShard:
     def in_service(self) -> int:
         return max(1, sum(each.health.in_service for each in self._replicas))
 
+    def replica_states(self) -> Sequence[ReplicaState]:
+        """Of each replica, in the order of their addresses."""
+        return [each.health.state for each in self._replicas]
+
     def sources(self) -> Sequence[ShardTransport]:
         return [each.transport for each in self._replicas.readable()]
 

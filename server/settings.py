@@ -46,6 +46,14 @@ class ServiceSettings(ProcessSettings):
     audit_files: int = setting(
         10, "files of the audit log; the oldest is removed for a new one", at_least=1, at_most=10_000
     )
+    redis_prefix: str = setting(
+        "lookalike", "of the cache's keys in Redis; catalogues that share a Redis have one of their own each"
+    )
+    admin: bool = setting(
+        False,
+        "answer Admin, which says what is served, changes it and stops the process: where nobody else reaches the "
+        "port, or every call needs a key",
+    )
     cache_ttl_s: float = setting(3600.0, "time to live of a cached answer; 0: no cache", at_least=0, at_most=7 * 86400)
     cache_staleness_s: float = setting(
         10.0,
@@ -222,6 +230,10 @@ class GatewaySettings(ServiceSettings):
         at_least=1,
         at_most=16,
     )
+    releases: str = setting(
+        "", "for Admin: where the releases are, a directory or a URL (s3://…); empty: it cannot change what serves"
+    )
+    releases_options: str = setting("", "options of the URL's fsspec filesystem as a JSON object", secret=True)
     ready_wait_s: float = setting(
         10.0, "after its start, time in which the gateway is ready only with all shards", at_least=0, at_most=3600
     )

@@ -15,7 +15,6 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from lookalike.errors import InvalidRequest, LookalikeError
-from lookalike.runtime.call import current
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.failure_log import told
 from lookalike.status import INTERNAL_MESSAGE, Trailer, code_of, is_stated, trailer_of
@@ -102,6 +101,5 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str, Trailer]:
     """The status code, message and trailing metadata that report an error. A bug is logged: INTERNAL."""
     if isinstance(error, LookalikeError) and is_stated(error):
         return code_of(error), told(error), trailer_of(error)
-    call = current()
-    log.error("%s: unexpected error [request %s]", call.method, call.request_id(), exc_info=error)
+    log.error("unexpected error", exc_info=error)
     return grpc.StatusCode.INTERNAL, INTERNAL_MESSAGE, ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -22,6 +22,7 @@ from encoders.image.prediction_service import to_array, to_string_tensor, to_ten
 from encoders.tfserving.v1 import prediction_pb2
 from lookalike.channels import aio_channel
 from lookalike.errors import FailedPrecondition, InvalidRequest, LookalikeError
+from lookalike.releases.location import open_location
 from lookalike.runtime import edge
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.grouping import limit_per_shop
@@ -455,6 +456,7 @@ class ScriptedSystem:
     catalog: catalog_pb2_grpc.CatalogAsyncStub
     channel: grpc.aio.Channel
     address: str  # Of the gateway.
+    shard_addresses: Sequence[str] = ()
 
 
 def calls_in_flight() -> float:
@@ -539,21 +541,33 @@ async def scripted_system(
     ):
         similar, catalog = search_pb2_grpc.SimilarProductsStub(channel), catalog_pb2_grpc.CatalogStub(channel)
         yield ScriptedSystem(
-            shards, text_encoder, model_server, scripted_product_encoder, similar, catalog, channel, address
+            shards,
+            text_encoder,
+            model_server,
+            scripted_product_encoder,
+            similar,
+            catalog,
+            channel,
+            address,
+            (first, second),
         )
 
 
 @asynccontextmanager
 async def running_gateway(
-    settings: Mapping[str, Any], transports: Sequence[ShardTransport] | None = None
+    settings: Mapping[str, Any],
+    transports: Sequence[ShardTransport] | None = None,
+    stop: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[str]:
     """The address of a ready gateway: all its shards serve one version.
 
     transports: to its shards; default: over gRPC to those that the settings name.
+    stop:       what Admin.Drain calls.
     """
     gateway_settings = GatewaySettings(**settings)
     remote = build_shards(gateway_settings) if transports is None else transports
-    gateway = build_gateway(gateway_settings, remote)
+    releases = open_location(gateway_settings.releases) if gateway_settings.releases else None
+    gateway = build_gateway(gateway_settings, remote, releases, stop)
     refreshing = asyncio.create_task(gateway.versions.keep_fresh())
     try:
         async with serving(*gateway.handlers) as address:

@@ -25,7 +25,16 @@ from google.protobuf.message_factory import GetMessageClass
 from lookalike.changes import upsert_change
 from lookalike.channels import aio_channel
 from lookalike.errors import Unavailable
-from lookalike.v1 import catalog_pb2, search_pb2
+from lookalike.v1 import admin_pb2, catalog_pb2, search_pb2
+from lookalike.v1.admin_pb2 import (
+    CutOverRequest,
+    DrainRequest,
+    FlushCacheRequest,
+    GetStatusRequest,
+    ListReleasesRequest,
+    RollBackRequest,
+    SetCanaryRequest,
+)
 from lookalike.v1.catalog_pb2 import (
     BatchWriteRequest,
     CountRequest,
@@ -100,6 +109,13 @@ REQUESTS: Mapping[str, Sequence[Message]] = {
     "Write": [BatchWriteRequest(changes=[a_change()])],
     "RemoveWhere": [RemoveWhereRequest(filter=Filter(category_in=["home"]), revision=9)],
     "Enqueue": [EnqueueRequest(changes=[a_change()])],
+    "GetStatus": [GetStatusRequest()],
+    "ListReleases": [ListReleasesRequest()],
+    "CutOver": [CutOverRequest(release="0123456789abcdef")],
+    "RollBack": [RollBackRequest()],
+    "SetCanary": [SetCanaryRequest(release="0123456789abcdef", share=0.5)],
+    "FlushCache": [FlushCacheRequest()],
+    "Drain": [DrainRequest()],
     "Wait": [WaitRequest(handles=["0123abcd.0.1-1"])],
 }
 
@@ -145,6 +161,9 @@ async def a_system(directory: Path) -> AsyncIterator[System]:
             "redis": redis.url,
             "stream": redis.url,
             "refresh_s": 0.05,
+            "admin": True,
+            "releases": str(directory / "nowhere"),
+            "audit_log": directory / "audit.log",
             "shard_timeout_s": 0.3,
             "default_deadline_s": 1.0,
             "shard_hang_s": 0.3,
@@ -157,12 +176,11 @@ async def a_system(directory: Path) -> AsyncIterator[System]:
 
 async def answers(channel: grpc.aio.Channel, timeout_s: float = 3.0) -> list[str]:
     """Everything that callers of all methods are told: statuses, messages, trailers and replies, as text."""
-    services = [search_pb2.DESCRIPTOR, catalog_pb2.DESCRIPTOR]
-    methods = {
-        name: m for each in services for s in each.services_by_name.values() for name, m in s.methods_by_name.items()
-    }
+    files = search_pb2.DESCRIPTOR, catalog_pb2.DESCRIPTOR, admin_pb2.DESCRIPTOR
+    services = [service for file in files for service in file.services_by_name.values()]
+    methods = {method.name: method for service in services for method in service.methods}
     assert set(methods) == set(REQUESTS), "a method without a request here"
-    assert {method.containing_service.full_name for method in methods.values()} == set(SERVICES)
+    assert {service.full_name for service in services} == set(SERVICES)
     calls = [_call(channel, methods[name], each, timeout_s) for name, requests in REQUESTS.items() for each in requests]
     return [text for texts in await asyncio.gather(*calls) for text in texts]
 
