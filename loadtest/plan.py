@@ -36,6 +36,7 @@ class LoadPlan:
     photos: Sequence[str]  # File names.
     vectors: str  # A .npy file; empty: none.
     vector_space: str
+    api_key_file: str = ""  # Empty: no key.
 
     def read_inputs(self) -> QueryInputs:
         """Read the photos and vectors that the queries are made of."""

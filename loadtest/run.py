@@ -18,9 +18,11 @@ from urllib.parse import urlsplit
 
 from loadtest import discovery, plan, report, slo
 from loadtest.mix import KINDS
+from lookalike.cli import flags
 from lookalike.cli.arguments import number
 from lookalike.cli.flags import DEFAULT_ADDRESS
 from lookalike.client import Client
+from lookalike.credentials import ApiKey, authorization
 from lookalike.errors import BadSettings, Unavailable
 from lookalike.runtime.histogram import Histogram, Labels, increase, parse_histograms
 
@@ -49,9 +51,9 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         _check_address(address, owned=options.i_own_this_server)
     objectives = slo.read(options.slo)
     load_plan, left_out = _plan_run(options)
-    before = _scrape(options.metrics)
-    client_measurements = _run_users(load_plan)
-    after = _scrape(options.metrics)
+    before = _scrape(options.metrics, flags.api_key(options))
+    client_measurements = _run_users(load_plan, flags.api_key(options))
+    after = _scrape(options.metrics, flags.api_key(options))
     requests = increase(before[REQUESTS], after[REQUESTS])
     result = report.LoadTestResult(
         plan=load_plan,
@@ -83,6 +85,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     option(
         "--metrics", metavar="URL", default=metrics, help="its metrics page [LOOKALIKE_METRICS, default: %(default)s]"
     )
+    flags.add_key_flag(parser, environ)
     option("--users", type=number(int, 1, MAX_USERS), default=16, help="concurrent users, at most 256 (%(default)s)")
     option("--seconds", type=number(float, 1, MAX_SECONDS), default=30.0, help="duration, at most 600 (%(default)g)")
     rate = "calls per second of all users together (%(default)g); 0: each calls again as soon as its response arrives"
@@ -121,7 +124,7 @@ def _check_address(address: str, *, owned: bool) -> None:
 def _plan_run(options: argparse.Namespace) -> tuple[plan.LoadPlan, Mapping[str, str]]:
     """The plan, and the kinds of query that the gateway does not answer, with its reasons."""
     space, vectors = plan.parse_vectors(options.vectors)
-    with Client(options.address) as client:
+    with Client(options.address, api_key=flags.api_key(options)) as client:
         draft = plan.LoadPlan(
             address=options.address,
             users=options.users,
@@ -138,10 +141,14 @@ def _plan_run(options: argparse.Namespace) -> tuple[plan.LoadPlan, Mapping[str, 
     return dataclasses.replace(draft, mix=mix.weights), mix.left_out
 
 
-def _run_users(load_plan: plan.LoadPlan) -> dict[str, Any]:
+def _run_users(load_plan: plan.LoadPlan, api_key: ApiKey | None) -> dict[str, Any]:
     """Run the users in a process of their own; returns their measurements. Raises Unavailable if it fails."""
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "plan.json"
+        if token := api_key() if callable(api_key) else api_key:
+            key_file = Path(directory) / "api-key"  # In a directory that nobody else can read.
+            key_file.write_text(token, "ascii")
+            load_plan = dataclasses.replace(load_plan, api_key_file=str(key_file))
         plan.write(load_plan, file)
         process = subprocess.run(  # noqa: S603  # this interpreter and a file of our own
             [sys.executable, "-m", "loadtest.users", str(file)],
@@ -156,12 +163,15 @@ def _run_users(load_plan: plan.LoadPlan) -> dict[str, Any]:
     return measurements
 
 
-def _scrape(url: str) -> dict[str, dict[Labels, Histogram]]:
+def _scrape(url: str, api_key: ApiKey | None) -> dict[str, dict[Labels, Histogram]]:
     """Read the gateway's two histograms from its metrics page. Raises BadSettings and Unavailable."""
     if urlsplit(url).scheme != "http":
         raise BadSettings(f"--metrics {url}: not an http:// address")
+    page_request = urllib.request.Request(url)  # noqa: S310  # the scheme is checked above
+    for name, value in authorization(api_key)() or ():
+        page_request.add_unredirected_header(name, value)
     try:
-        with urllib.request.urlopen(url, timeout=5) as reply:  # noqa: S310  # the scheme is checked above
+        with urllib.request.urlopen(page_request, timeout=5) as reply:  # noqa: S310  # the scheme is checked above
             page = reply.read(MAX_PAGE_BYTES).decode()
         return {name: parse_histograms(page, name) for name in (REQUESTS, STAGES)}
     except (OSError, ValueError) as error:

@@ -31,6 +31,7 @@ from loadtest import discovery
 from loadtest.mix import KINDS, QueryGenerator, QueryInputs
 from loadtest.plan import LoadPlan, find_photos, parse_vectors, read, read_vectors
 from lookalike.client import Client
+from lookalike.credentials import key_of
 from lookalike.errors import BadSettings, LookalikeError
 
 grpc.experimental.gevent.init_gevent()
@@ -97,6 +98,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         default="",
         help=f"kinds of query (default: those of {mix} that the gateway answers)",
     )
+    option("--api-key-file", metavar="FILE", default="", help="the API key to call with")
     option("--rate-per-user", type=float, default=RATE_PER_USER, help="calls per second; 0: no limit (%(default)s)")
     option("--query-seed", type=int, default=-1, help="of the queries; -1: random")
 
@@ -130,7 +132,7 @@ def _discover_target(address: str, options: argparse.Namespace) -> Target:
     seed = random.randrange(2**32) if options.query_seed < 0 else options.query_seed
     space, vectors = parse_vectors(options.vectors)
     photos = find_photos(Path(options.images)) if options.images else []
-    client = Client(address)
+    client = Client(address, api_key=key_of("", options.api_key_file))
     try:
         inputs = QueryInputs(
             products=discovery.list_products(client),
@@ -158,7 +160,7 @@ def _address(host: str) -> str:
 def run(plan: LoadPlan) -> dict[str, Any]:
     """Send queries for `plan.seconds`; returns the users' measurements, by kind of query."""
     environment = Environment(user_classes=[Shopper], stop_timeout=DRAIN_S)
-    with Client(plan.address) as client:
+    with Client(plan.address, api_key=key_of("", plan.api_key_file)) as client:
         target = Target(client=client, inputs=plan.read_inputs(), mix=plan.mix, seeds=itertools.count(plan.seed))
         _set_target(target, rate_per_user=plan.rate / plan.users)
         runner = environment.create_local_runner()

@@ -75,6 +75,10 @@ COMMANDS = {
     "features": Command(
         "pipeline.features_command:main", "list the computed vectors of photos and texts, compact or drop them"
     ),
+    "keys create": Command("lookalike.access.command:create", "make an API key for callers of a gateway"),
+    "keys list": Command("lookalike.access.command:list_keys", "list the API keys, without their secrets"),
+    "keys revoke": Command("lookalike.access.command:revoke", "remove an API key"),
+    "keys rotate": Command("lookalike.access.command:rotate", "make the successor of an API key"),
     "sizing": Command("pipeline.sizing.command:main", "say how many machines a catalogue needs, and why"),
     "serve gateway": Command("server.app:main", "the gRPC gateway"),
     "serve shard": Command("index.serving.shard:main", "one shard of the index"),

@@ -33,6 +33,7 @@ from lookalike.changes import (
     write_requests,
 )
 from lookalike.channels import aio_client_channel, blocking_client_channel
+from lookalike.credentials import ApiKey, authorization
 from lookalike.errors import LookalikeError
 from lookalike.requests import (
     ClassifyArguments,
@@ -112,6 +113,7 @@ class Client:
                working on it then.
     retry:     how often, and after what pauses, a call is made again that no gateway could answer (UNAVAILABLE); None:
                never. Which calls, and why that is safe: `lookalike.retries`.
+    api_key:   sent with every call; or a function that gives it, such as `lookalike.credentials.KeyFile(path)`.
     """
 
     def __init__(
@@ -120,8 +122,10 @@ class Client:
         *,
         timeout_s: float = 10.0,
         retry: RetryPolicy | None = DEFAULT_RETRIES,
+        api_key: ApiKey | None = None,
     ) -> None:
         self._timeout_s = timeout_s
+        self._authorization = authorization(api_key)
         self._channel = blocking_client_channel(address, service_config(retry))
         self._similar = SimilarProductsStub(self._channel)
         self._catalog = CatalogStub(self._channel)
@@ -223,7 +227,7 @@ class Client:
         To resume a broken stream, pass the last id received as `after`.
         """
         request = list_request(after, limit, descriptions, filter_arguments)
-        call = self._catalog.List(request, timeout=timeout_s)
+        call = self._catalog.List(request, timeout=timeout_s, metadata=self._authorization())
         try:
             yield from call
         except grpc.RpcError as error:
@@ -344,7 +348,7 @@ class Client:
 
     def _call_within(self, timeout_s: float | None, method: Callable[..., Response], request: Message) -> Response:
         try:
-            return method(request, timeout=timeout_s)
+            return method(request, timeout=timeout_s, metadata=self._authorization())
         except grpc.RpcError as error:
             raise to_error(error) from error
 
@@ -360,7 +364,7 @@ class Client:
             except Exception as error:  # In gRPC's thread, where it would only cancel the call.
                 failures.append(error)
 
-        call = method(until_failure(), timeout=timeout_s)
+        call = method(until_failure(), timeout=timeout_s, metadata=self._authorization())
         try:
             yield from call
         except grpc.RpcError as error:
@@ -395,8 +399,10 @@ class AsyncClient:
         *,
         timeout_s: float = 10.0,
         retry: RetryPolicy | None = DEFAULT_RETRIES,
+        api_key: ApiKey | None = None,
     ) -> None:
         self._timeout_s = timeout_s
+        self._authorization = authorization(api_key)
         self._channel = aio_client_channel(address, service_config(retry))
         self._similar = SimilarProductsStub(self._channel)
         self._catalog = CatalogStub(self._channel)
@@ -466,7 +472,7 @@ class AsyncClient:
     ) -> AsyncGenerator[Product, None]:
         """As `Client.list`."""
         request = list_request(after, limit, descriptions, filter_arguments)
-        call = self._catalog.List(request, timeout=timeout_s)
+        call = self._catalog.List(request, timeout=timeout_s, metadata=self._authorization())
         try:
             async for product in call:
                 yield product
@@ -547,7 +553,7 @@ class AsyncClient:
         self, timeout_s: float | None, method: Callable[..., Awaitable[Response]], request: Message
     ) -> Response:
         try:
-            return await method(request, timeout=timeout_s)
+            return await method(request, timeout=timeout_s, metadata=self._authorization())
         except grpc.RpcError as error:
             raise to_error(error) from error
 
@@ -564,7 +570,7 @@ class AsyncClient:
             except Exception as error:  # In gRPC's task, where it would only cancel the call.
                 failures.append(error)
 
-        call = method(until_failure(), timeout=timeout_s)
+        call = method(until_failure(), timeout=timeout_s, metadata=self._authorization())
         try:
             async for response in call:
                 yield response

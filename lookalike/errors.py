@@ -55,7 +55,14 @@ class InvalidRequest(CallerError):
 
 
 class Unauthenticated(CallerError):
-    """The call has no API key or certificate that the server knows. It does not say which of the two, or why."""
+    """The call has no API key or certificate that the server knows. It does not say which of the two, or why.
+
+    delay_s: after how long the server says so, since too many such calls have come.
+    """
+
+    def __init__(self, message: str, *, delay_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.delay_s = delay_s
 
 
 class PermissionDenied(CallerError):

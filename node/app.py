@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from index.serving.shard import RunningShard, open_shards
+from lookalike.access.followed_keys import guarding
 from lookalike.releases.settings import open_index_location
 from lookalike.runtime import lifecycle, telemetry
 from lookalike.runtime.settings import load
@@ -47,7 +48,12 @@ async def serve(settings: NodeSettings) -> None:
             for shard in shards:
                 await background.enter_async_context(lifecycle.background_task(shard.rollout.watch(settings.poll_s)))
             await background.enter_async_context(lifecycle.background_task(gateway.versions.keep_fresh()))
-            await lifecycle.serve(settings, gateway.handlers, services=SERVICES, warm_up=warm_up, freeze=True)
+            guard = await background.enter_async_context(
+                guarding(settings.keys, settings.keys_max_age_s, gateway.open_streams.renew)
+            )
+            await lifecycle.serve(
+                settings, gateway.handlers, services=SERVICES, warm_up=warm_up, freeze=True, guard=guard
+            )
 
 
 @asynccontextmanager

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Self, TypeVar
 
 import grpc
 import grpc.aio
+from google.protobuf.message import Message
 
 from lookalike.channels import aio_channel
+from lookalike.credentials import ApiKey, authorization
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.edge import peer_error
 from lookalike.status import from_request_error
@@ -36,31 +38,32 @@ class Gateway:
     Its methods raise the LookalikeError that the gateway ended with, Unavailable if it could not be reached.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, api_key: ApiKey | None = None) -> None:
         self.address = address
+        self._authorization = authorization(api_key)
         self._channel = aio_channel(address)
         self._stub = CatalogStub(self._channel)
 
     async def batch_write(self, request: BatchWriteRequest, timeout_s: float) -> BatchWriteResponse:
-        return await self._answer(self._stub.BatchWrite(request, timeout=timeout_s), timeout_s)
+        return await self._answer(self._stub.BatchWrite, request, timeout_s)
 
     async def version(self) -> str:
         """The version that it serves."""
-        return (await self._answer(self._stub.Count(CountRequest(), timeout=_TIMEOUT_S), _TIMEOUT_S)).version
+        return (await self._answer(self._stub.Count, CountRequest(), _TIMEOUT_S)).version
 
     async def encoder(self, space: Space.ValueType) -> str:
         """The fingerprint of the encoder of a space of the version that it serves; empty: there is no such space."""
-        response = await self._answer(self._stub.Count(CountRequest(), timeout=_TIMEOUT_S), _TIMEOUT_S)
+        response = await self._answer(self._stub.Count, CountRequest(), _TIMEOUT_S)
         return next((each.encoder for each in response.encoders if each.space == space), "")
 
     async def get(self, product_id: str, vectors: Sequence[Space.ValueType] = ()) -> GetResponse:
         """A product with its description, and its vectors of these spaces. Raises NotFound."""
         request = GetRequest(product_id=product_id, vectors=vectors)
-        return await self._answer(self._stub.Get(request, timeout=_TIMEOUT_S), _TIMEOUT_S)
+        return await self._answer(self._stub.Get, request, _TIMEOUT_S)
 
     async def products(self) -> AsyncIterator[Product]:
         """Every product with its description, by rising id: all of them, or an error."""
-        call = self._stub.List(ListRequest(descriptions=True))
+        call = self._stub.List(ListRequest(descriptions=True), metadata=self._authorization())
         try:
             async for product in call:
                 yield product
@@ -72,7 +75,7 @@ class Gateway:
     async def enqueue(self, change: Change) -> None:
         """Put a change on the stream, for a worker to make. Raises FailedPrecondition where there is no stream."""
         request = EnqueueRequest(changes=[change])
-        response = await self._answer(self._stub.Enqueue(request, timeout=_TIMEOUT_S), _TIMEOUT_S)
+        response = await self._answer(self._stub.Enqueue, request, _TIMEOUT_S)
         for result in response.results:
             if result.HasField("error"):
                 raise from_request_error(result.error)
@@ -86,9 +89,9 @@ class Gateway:
     async def close(self) -> None:
         await self._channel.close()
 
-    async def _answer(self, call: Awaitable[Response], timeout_s: float) -> Response:
+    async def _answer(self, method: Callable[..., Awaitable[Response]], request: Message, timeout_s: float) -> Response:
         deadline = Deadline.after(timeout_s)
         try:
-            return await call
+            return await method(request, timeout=timeout_s, metadata=self._authorization())
         except grpc.aio.AioRpcError as error:
             raise peer_error(error, "gateway", deadline) from error

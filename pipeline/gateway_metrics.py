@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit, urlunsplit
 
+from lookalike.credentials import ApiKey, authorization
 from lookalike.errors import BadSettings
 from pipeline.metrics_page import Page
 
@@ -51,14 +52,15 @@ def check_url(url: str) -> None:
         raise BadSettings(f"--metrics {url}: not http://HOST:PORT/metrics")
 
 
-async def read_pages(urls: Sequence[str], timeout_s: float) -> Reading:
+async def read_pages(urls: Sequence[str], timeout_s: float, api_key: ApiKey | None = None) -> Reading:
     """Read the pages of all gateways; a name that resolves to several addresses stands for all of them."""
     found = await asyncio.gather(*(asyncio.to_thread(_resolve, url) for url in urls))
     addresses = dict(zip(urls, found, strict=True))
     failures = {url: each for url, each in addresses.items() if isinstance(each, str)}
     wanted = {address: url for url, each in addresses.items() if not isinstance(each, str) for address in each}
+    key = authorization(api_key)() or ()
     answers = await asyncio.gather(
-        *(asyncio.to_thread(_read, address, urlsplit(url).netloc, timeout_s) for address, url in wanted.items())
+        *(asyncio.to_thread(_read, address, urlsplit(url).netloc, key, timeout_s) for address, url in wanted.items())
     )
     texts = {}
     for address, (text, failure) in zip(wanted, answers, strict=True):
@@ -85,9 +87,11 @@ def _resolve(url: str) -> list[str] | str:
     return [urlunsplit((parts.scheme, netloc, parts.path or "/metrics", parts.query, "")) for netloc in netlocs]
 
 
-def _read(address: str, host: str, timeout_s: float) -> tuple[str, str]:
+def _read(address: str, host: str, key: Sequence[tuple[str, str]], timeout_s: float) -> tuple[str, str]:
     """The page, or else why there is none."""
     request = urllib.request.Request(address, headers={"Host": host})  # noqa: S310  # `check_url` was called.
+    for name, value in key:
+        request.add_unredirected_header(name, value)
     try:
         with urllib.request.urlopen(request, timeout=timeout_s) as reply:  # noqa: S310
             text = str(reply.read(_MAX_PAGE_BYTES).decode())

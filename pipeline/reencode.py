@@ -18,6 +18,7 @@ from typing import Protocol
 
 from index.storage.attributes import Attributes, open_attributes
 from index.storage.names import ATTRIBUTES
+from lookalike.credentials import ApiKey
 from lookalike.errors import (
     CallerError,
     FailedPrecondition,
@@ -61,6 +62,7 @@ class ReencodeOptions:
 
     wait_s: float = 900.0
     settle_s: float = 5.0
+    api_key: ApiKey | None = None  # With the scopes read and write.
 
 
 @dataclass(slots=True)
@@ -229,7 +231,7 @@ async def reencode_served(
 ) -> ReencodeReport:
     """Encode anew what gateways serve once they serve this version. addresses: host:port; the first one encodes."""
     async with AsyncExitStack() as opened:
-        gateways = [await opened.enter_async_context(Gateway(address)) for address in addresses]
+        gateways = [await opened.enter_async_context(Gateway(address, options.api_key)) for address in addresses]
         await wait_until_served([gateway.version for gateway in gateways], name, options.wait_s)
         await asyncio.sleep(options.settle_s)
         write = ChangeWriter(gateways[0].batch_write)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from lookalike.cli import flags
 from lookalike.errors import BadSettings, Unavailable
 from lookalike.releases.location import Directory, open_location
 from pipeline.reencode import BuiltProducts, ReencodeOptions, ReencodeReport, reencode_served
@@ -26,13 +27,13 @@ exit status: 0 all of them are encoded; 1 some are not: the message says why; 2 
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
-    args = _parser().parse_args(argv)
+    args = _parser(environ).parse_args(argv)
     location = open_location(args.location)
     directory = location.path if isinstance(location, Directory) else args.staging
     if directory is None:
         raise BadSettings(f"--staging is not given: the directory in which `update` built the version of {location}")
     name = location.current()
-    options = ReencodeOptions(wait_s=args.wait_s, settle_s=args.settle_s)
+    options = ReencodeOptions(wait_s=args.wait_s, settle_s=args.settle_s, api_key=flags.api_key(args))
     report = asyncio.run(reencode_served(args.gateway, BuiltProducts(directory, name), name, options))
     print(json.dumps(asdict(report), indent=1) if args.json else _summary(report))
     if failed := report.failed.total():
@@ -53,7 +54,7 @@ def _summary(report: ReencodeReport) -> str:
     return "\n".join(lines)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lookalike catalog reencode",
         description="Encode anew the products whose words or photo changed while an update ran, by the encoders of the "
@@ -85,5 +86,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="S",
         help="time for calls to end that began with the version before (default %(default)s)",
     )
+    flags.add_key_flag(parser, environ)
     add("--json", action="store_true", help="print the report as JSON")
     return parser

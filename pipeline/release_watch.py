@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
 
+from lookalike.credentials import ApiKey
 from lookalike.errors import BadSettings
 from pipeline import release_comparison
 from pipeline.gateway_metrics import Reading, check_url, read_pages
@@ -27,6 +28,7 @@ class WatchSettings:
     interval_s: float = 10.0  # Between readings: what is out of bounds is seen so soon.
     move_timeout_s: float = 900.0  # Shards fetch, verify and warm up the release first, beside what they serve.
     read_timeout_s: float = 5.0  # Of one page.
+    api_key: ApiKey | None = None  # With the scope admin, for pages of gateways that check callers.
     # Readings in a row in which a gateway may be silent: a rolling restart is no fault of the release.
     max_silent_readings: int = 6
     bounds: Bounds = field(default_factory=Bounds)
@@ -73,7 +75,7 @@ ReadPages = Callable[[], Awaitable[Reading]]
 
 
 def page_reader(settings: WatchSettings) -> ReadPages:
-    return partial(read_pages, settings.metrics, settings.read_timeout_s)
+    return partial(read_pages, settings.metrics, settings.read_timeout_s, settings.api_key)
 
 
 async def watch_release(

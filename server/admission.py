@@ -16,33 +16,38 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from lookalike.errors import Overloaded
+from lookalike.errors import LookalikeError, Overloaded
 from lookalike.runtime import edge
 from lookalike.runtime.deadline import Deadline
+from lookalike.status import code_of
 from server import metrics
 from server.concurrency_limit import ConcurrencyLimit, Kind
+from server.key_limits import KeyLimits, Usage
 from server.metrics import RequestTimer, time_request
 
 
 class Permit:
     """Proof that a call was admitted, held while its context is open. Only `Admission.permit` makes one."""
 
-    __slots__ = ("_admission", "_bytes", "_calls", "_method", "_taken_s", "timer")
+    __slots__ = ("_admission", "_bytes", "_calls", "_items", "_method", "_taken_s", "_usage", "timer")
 
-    def __init__(self, admission: Admission, calls: int, size: int, method: str, timer: RequestTimer) -> None:
+    def __init__(
+        self, admission: Admission, calls: int, size: int, *, method: str, timer: RequestTimer, items: int
+    ) -> None:
         self._admission = admission
         self._calls = calls
+        self._items = items
         self._bytes = size
         self._method = method
         self.timer = timer  # Measures this call.
 
     def __enter__(self) -> Permit:
-        self._admission.take(self._calls, self._bytes)
+        self._usage = self._admission.take(self._calls, self._bytes, self._items)
         self._taken_s = monotonic()
         return self
 
     def __exit__(self, kind: object, *error: object) -> None:
-        self._admission.give_back(self._calls, self._bytes)
+        self._admission.give_back(self._calls, self._bytes, self._usage)
         if kind is None and self._method and "search" in self.timer.stages and not self.timer.costly:
             self._admission.measure(_kind(self._method, self.timer), self._taken_s)
 
@@ -61,37 +66,55 @@ StreamHandler = Callable[[Any, Deadline, Permit], AsyncGenerator[Message | bytes
 class Admission:
     """Permits, shared by all methods: `max_inflight`, or `min_inflight` while calls wait. For use on one event loop."""
 
-    def __init__(self, max_inflight: int, min_inflight: int = 128, max_bytes: float = inf) -> None:
+    def __init__(
+        self, max_inflight: int, min_inflight: int = 128, max_bytes: float = inf, keys: KeyLimits | None = None
+    ) -> None:
         self._max_inflight = max_inflight
         self._max_bytes = max_bytes
         self._limit = ConcurrencyLimit(max_inflight, least=min_inflight)
+        self._keys = keys or KeyLimits()
         self._inflight = self._bytes = 0
         metrics.INFLIGHT.set_function(lambda: self._inflight)
         metrics.INFLIGHT_BYTES.set_function(lambda: self._bytes)
         metrics.CONCURRENCY_LIMIT.set_function(lambda: self._limit.limit)
 
-    def permit(self, timer: RequestTimer, calls: int = 1, size: int = 0, method: str = "") -> Permit:
+    def permit(
+        self, timer: RequestTimer, calls: int = 1, size: int = 0, method: str = "", items: int | None = None
+    ) -> Permit:
         """A permit for work that counts as so many calls, taken and given back by its context.
 
         Work that counts as more than all permits, or bytes, is admitted when nothing else is in flight.
 
         size:   bytes of the request.
         method: of calls whose latencies decide how many may be in flight; empty: they do not.
+        items:  calls that it counts as against the rate of its caller; None: `calls`.
         """
-        return Permit(self, calls, size, method, timer)
+        return Permit(self, calls, size, method=method, timer=timer, items=calls if items is None else items)
 
-    def take(self, calls: int, size: int) -> None:
-        """Raises Overloaded at once where too few permits are left."""
+    def take(self, calls: int, size: int, items: int) -> Usage | None:
+        """Raises Overloaded at once where too few permits are left, or too little of the caller's own limits."""
         limit = self._limit.limit
+        usage = self._keys.begin(calls, items, size, self._inflight, limit)
+        try:
+            self._check_room(calls, size, limit)
+        except Overloaded:
+            if usage is not None:
+                self._keys.end(usage, calls)
+            raise
+        self._inflight += calls
+        self._bytes += size
+        self._limit.admitted(self._inflight)
+        return usage
+
+    def _check_room(self, calls: int, size: int, limit: int) -> None:
         if self._inflight and self._inflight + calls > limit:
             raise self._refusal(f"{self._inflight} calls are in flight, the limit is {limit}")
         if self._bytes and self._bytes + size > self._max_bytes:
             raise self._refusal(f"{self._bytes} bytes of requests are in flight, the limit is {self._max_bytes}")
-        self._inflight += calls
-        self._bytes += size
-        self._limit.admitted(self._inflight)
 
-    def give_back(self, calls: int, size: int) -> None:
+    def give_back(self, calls: int, size: int, usage: Usage | None) -> None:
+        if usage is not None:
+            self._keys.end(usage, calls)
         self._inflight -= calls
         self._bytes -= size
 
@@ -117,12 +140,14 @@ class Admission:
         *,
         streams: Mapping[str, StreamHandler] = MappingProxyType({}),
         calls: Mapping[str, Callable[[Any], int]] = MappingProxyType({}),
+        items: Mapping[str, Callable[[Any], int]] = MappingProxyType({}),
         at_once: Mapping[str, AtOnce] = MappingProxyType({}),
         measured: Collection[str] = (),
     ) -> edge.Methods:
         """Wrap handlers in admission control, by method name.
 
         calls:    of methods whose requests count as more than one call, how many one counts as.
+        items:    the same, against the rate of its caller, where that is another number.
         at_once:  of methods that answer some calls without waiting for anything, what answers these.
         measured: the methods of searches, whose latencies decide how many calls may be in flight, and which are refused
                   where they cannot end before their deadline.
@@ -133,7 +158,12 @@ class Admission:
         return {
             **{
                 method: self._admit_unary(
-                    method, handler, calls.get(method), at_once.get(method), measured=method in measured
+                    method,
+                    handler,
+                    calls.get(method),
+                    items.get(method),
+                    at_once=at_once.get(method),
+                    measured=method in measured,
                 )
                 for method, handler in unary.items()
             },
@@ -145,8 +175,9 @@ class Admission:
         method: str,
         handler: UnaryHandler,
         calls_of: Callable[[Any], int] | None,
-        at_once: AtOnce | None,
+        items_of: Callable[[Any], int] | None,
         *,
+        at_once: AtOnce | None,
         measured: bool,
     ) -> edge.Unary:
         async def call(request: Any, deadline: Deadline) -> Message | bytes:
@@ -154,7 +185,8 @@ class Admission:
             with time_request(method) as timer:
                 if measured:
                     self.check_deadline(method, deadline)
-                permit = self.permit(timer, calls, _size(request), method if measured else "")
+                items = items_of(request) if items_of else None
+                permit = self.permit(timer, calls, _size(request), method if measured else "", items)
                 with permit:
                     return await handler(request, deadline, permit)
 
@@ -162,7 +194,13 @@ class Admission:
             if at_once is None or self._inflight >= self._max_inflight:
                 return None
             timer = RequestTimer()
-            if (reply := at_once(request, timer)) is not None:
+            try:
+                if (reply := at_once(request, timer)) is not None:
+                    self._keys.count(size=_size(request))
+            except LookalikeError as error:
+                metrics.observe_request(method, timer, code_of(error).name)
+                raise
+            if reply is not None:
                 metrics.observe_request(method, timer, "OK")
             return reply
 

@@ -10,6 +10,7 @@ from functools import partial
 import grpc
 
 from encoders.clients import Encoders
+from lookalike.access.followed_keys import guarding
 from lookalike.errors import BadSettings
 from lookalike.releases.location import Location, open_location
 from lookalike.runtime import edge, lifecycle, telemetry
@@ -31,6 +32,7 @@ from server.changes import CatalogWriter
 from server.classify import ClassifyHandler
 from server.enqueue import Enqueuer
 from server.handover import HandoverRunner
+from server.key_limits import KeyLimits
 from server.online_recall import OnlineRecall
 from server.open_streams import OpenStreams
 from server.policy import AutoPolicy
@@ -80,6 +82,7 @@ class Gateway:
     enqueuer: Enqueuer
     audit: AuditLog | None
     recall: OnlineRecall
+    open_streams: OpenStreams
     handlers: tuple[grpc.GenericRpcHandler, ...]
 
     async def close(self) -> None:
@@ -109,6 +112,7 @@ def build_gateway(
     policy = AutoPolicy.parse(settings.auto_policy, photo=settings.auto_photo, text=settings.auto_text)
     keys = RequestKeys(policy.text)
     recall = OnlineRecall(versions, shards, share=settings.recall_sample, cpu_share=settings.recall_cpu_share)
+    callers = KeyLimits()
     searcher = Searcher(
         versions,
         shards,
@@ -121,13 +125,14 @@ def build_gateway(
         settings.cache_staleness_s,
         SingleFlight(),
         recall,
+        callers,
     )
-    classifier = ClassifyHandler(versions, shards, encoders, deadline_s)
+    classifier = ClassifyHandler(versions, shards, encoders, deadline_s, callers)
     reader = CatalogReader(versions, shards, deadline_s)
-    writer = CatalogWriter(versions, shards, ChangeEncoder(encoders), deadline_s, settings.revision_unit)
+    writer = CatalogWriter(versions, shards, ChangeEncoder(encoders, callers), deadline_s, settings.revision_unit)
     audit = _audit_log(settings)
     # They admit each of their searches and batches.
-    open_streams = OpenStreams(settings.max_streams)
+    open_streams = OpenStreams(settings.max_streams, callers)
     enqueuer = Enqueuer(
         partial(open_redis_stream, settings.stream_settings()) if settings.stream else None,
         open_streams,
@@ -152,9 +157,9 @@ def build_gateway(
         "RemoveWhere": writer.remove_where,
         "Enqueue": enqueuer.enqueue,
     }
-    catalog_streams: Mapping[str, StreamHandler] = {"List": reader.list}
+    catalog_streams: Mapping[str, StreamHandler] = {"List": open_streams.replying(reader.list)}
     at_once = {"Search": partial(searcher.search_memory, cache)} if isinstance(cache, MemoryResultCache) else {}
-    admission = Admission(settings.max_inflight, settings.min_inflight, settings.max_inflight_bytes)
+    admission = Admission(settings.max_inflight, settings.min_inflight, settings.max_inflight_bytes, callers)
     search_streams: Mapping[str, edge.Bidirectional] = {
         "SearchStream": SearchStreamer(searcher, admission, open_streams).search_stream
     }
@@ -164,7 +169,12 @@ def build_gateway(
     search_methods = admission.admit(
         search, calls={"BatchSearch": batch.calls_of}, at_once=at_once, measured={"Search", "FindDuplicates"}
     )
-    catalog_methods = admission.admit(catalog, streams=catalog_streams, calls={"BatchWrite": changes.calls_of})
+    catalog_methods = admission.admit(
+        catalog,
+        streams=catalog_streams,
+        calls={"BatchWrite": changes.calls_of},
+        items=dict.fromkeys(("BatchWrite", "Enqueue"), changes.count_of),
+    )
     if audit is not None:
         catalog_methods = audit_changes(audit, catalog_methods)
     admin = AdminService(
@@ -186,7 +196,7 @@ def build_gateway(
         edge.handler(ADMIN, admin_methods),
         edge.handler(CATALOG, {**catalog_methods, **write_streams, "Wait": enqueuer.wait}, stall_s=stall_s),
     )
-    return Gateway(shards, versions, handovers, encoders, cache, enqueuer, audit, recall, handlers)
+    return Gateway(shards, versions, handovers, encoders, cache, enqueuer, audit, recall, open_streams, handlers)
 
 
 async def serve(settings: GatewaySettings) -> None:
@@ -196,8 +206,13 @@ async def serve(settings: GatewaySettings) -> None:
     ready = partial(gateway.versions.until_ready, settings.ready_wait_s, settings.ready_coverage)
     try:
         await gateway.enqueuer.start()
-        async with lifecycle.background_task(gateway.versions.keep_fresh()):
-            await lifecycle.serve(settings, gateway.handlers, services=SERVICES, warm_up=ready, freeze=True)
+        async with (
+            guarding(settings.keys, settings.keys_max_age_s, gateway.open_streams.renew) as guard,
+            lifecycle.background_task(gateway.versions.keep_fresh()),
+        ):
+            await lifecycle.serve(
+                settings, gateway.handlers, services=SERVICES, warm_up=ready, freeze=True, guard=guard
+            )
     finally:
         await gateway.close()
 

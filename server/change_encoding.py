@@ -13,6 +13,7 @@ from lookalike.spaces import VECTOR_SPACES
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Product, Space, SpaceVector
 from lookalike.vectors import F32
 from server.checks import check_image
+from server.key_limits import KeyLimits
 from server.query_vectors import require_encoder
 from server.topology import Snapshot
 from server.vector_math import unit_vector
@@ -44,6 +45,7 @@ class ChangeEncoder:
     """Encodes the vectors of changed products."""
 
     encoders: Encoders
+    callers: KeyLimits
 
     async def encode(
         self,
@@ -67,6 +69,7 @@ class ChangeEncoder:
         new_image = new_text = None
         if photo and SPACE_IMAGE not in given and (fuse or SPACE_IMAGE in missing):
             check_image("image", photo)
+            self.callers.count_photos(1)
             new_image = await self.encoders.encode_image("image", photo, deadline, snapshot.encoder(SPACE_IMAGE))
         if text and SPACE_TEXT not in given and (fuse or SPACE_TEXT in missing):
             new_text = await self._encode_text(product, snapshot, deadline)

@@ -373,6 +373,11 @@ def calls_of(request: catalog_pb2.BatchWriteRequest) -> int:
     return 1 + sum(map(needs_encoder, request.changes))
 
 
+def count_of(request: catalog_pb2.BatchWriteRequest | catalog_pb2.EnqueueRequest) -> int:
+    """How many calls a batch counts as against its caller's rate: its changes, one at least."""
+    return max(1, len(request.changes))
+
+
 def _input_spaces(snapshot: Snapshot) -> list[Space.ValueType]:
     """The spaces whose vectors the product vector is fused from."""
     return [space for space in (SPACE_IMAGE, SPACE_TEXT) if space in snapshot.spaces]

@@ -14,6 +14,7 @@ from server import metrics
 from server.admission import Permit
 from server.answer import classification_degradations, timings
 from server.classify_request import ClassifyQuery, parse_classify_request
+from server.key_limits import KeyLimits
 from server.metrics import RequestTimer
 from server.shard_group import ShardGroup
 from server.stored_product import StoredProduct
@@ -33,6 +34,7 @@ class ClassifyHandler:
     shards: ShardGroup
     encoders: Encoders
     default_deadline_s: float
+    callers: KeyLimits
 
     async def classify(
         self, request: search_pb2.ClassifyRequest, deadline: Deadline, permit: Permit
@@ -64,6 +66,7 @@ class ClassifyHandler:
     async def _encode_image(self, query: ClassifyQuery, snapshot: Snapshot, deadline: Deadline) -> EncodedVector | None:
         if query.image is None:
             return None
+        self.callers.count_photos(1)
         return await self.encoders.encode_image("image", query.image, deadline, snapshot.encoder(SPACE_IMAGE))
 
     async def _encode_text(self, query: ClassifyQuery, snapshot: Snapshot, deadline: Deadline) -> EncodedVector | None:

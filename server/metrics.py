@@ -39,6 +39,12 @@ AUDIT_LOST = Counter("lookalike_audit_lines_lost_total", "Lines that the audit l
 AUDIT_REFUSED = Counter(
     "lookalike_audit_refused_total", "Changes and calls of Admin refused because the audit log cannot be written."
 )
+KEY_REFUSED = Counter(
+    "lookalike_key_limit_refusals_total",
+    "Requests refused for the limits of their API key: calls, bytes and photos per second, concurrency; share: more "
+    "than its part of the requests in flight while other keys ask.",
+    ["limit"],
+)
 COSTLY = Gauge(
     "lookalike_costly_searches_inflight", "Searches in flight that are more work for the shards than an ordinary one."
 )

@@ -39,6 +39,14 @@ class ResultCache(Protocol):
     async def close(self) -> None: ...
 
 
+class KnownRequest(NamedTuple):
+    """A request that was seen before: its key, and what decides whether a caller may ask for it."""
+
+    key: str
+    exact: bool
+    limit: int
+
+
 class RequestKeys:
     """Keys of requests: equivalent requests have equal keys. Remembers those of requests that were seen lately.
 
@@ -48,14 +56,14 @@ class RequestKeys:
     def __init__(self, policy: str, max_remembered: int = 1 << 16) -> None:
         self._policy = policy.encode() + b"\0"
         self._max_remembered = max_remembered
-        self._keys: dict[bytes, str] = {}  # By the digest of the request's bytes.
+        self._keys: dict[bytes, KnownRequest] = {}  # By the digest of the request's bytes.
 
-    def remembered(self, digest: bytes) -> str | None:
-        """The key of a request of which `key` has made one, by the digest of its bytes."""
+    def remembered(self, digest: bytes) -> KnownRequest | None:
+        """What is known of a request of which `key` has made one, by the digest of its bytes."""
         return self._keys.get(digest)
 
-    def key(self, digest: bytes, request: search_pb2.SearchRequest, query: SearchQuery) -> str:
-        """The key of a request, parsed as `query`.
+    def key(self, digest: bytes, request: search_pb2.SearchRequest, query: SearchQuery) -> KnownRequest:
+        """The key, with the rest, of a request, parsed as `query`.
 
         `min_coverage` makes no difference, since only complete answers are cached; nor do defaults that are spelt out,
         the order of filter lists, and the order and the sum of `weights`.
@@ -64,8 +72,9 @@ class RequestKeys:
         key = blake2b(data, digest_size=16, person=b"search").hexdigest()
         if len(self._keys) >= self._max_remembered:
             del self._keys[next(iter(self._keys))]  # The oldest.
-        self._keys[digest] = key
-        return key
+        known = KnownRequest(key, query.exact, query.limit)
+        self._keys[digest] = known
+        return known
 
 
 def digest_of(data: bytes) -> bytes:

@@ -27,6 +27,7 @@ from server.answer import SearchAnswer, build_answer, build_empty_answer, rank_h
 from server.cached_answer import CachedAnswer, Void, basis_of, pack_answer, read_answer
 from server.diversity import CANDIDATES_PER_HIT, diversify, hit_vectors
 from server.explanation import Explainer
+from server.key_limits import KeyLimits, check_search
 from server.merge import Ranking
 from server.metrics import RequestTimer
 from server.online_recall import OnlineRecall
@@ -73,6 +74,7 @@ class Searcher:
     cache_staleness_s: float
     flights: SingleFlight[SearchAnswer]
     recall: OnlineRecall
+    callers: KeyLimits
 
     async def search(self, data: bytes, deadline: Deadline, permit: Permit) -> bytes:
         """A serialized SearchResponse to a serialized SearchRequest."""
@@ -85,10 +87,11 @@ class Searcher:
         if self.versions.canary is not None:
             return None
         snapshot = self.versions.snapshot()
-        if (value := cache.peek(f"{snapshot.version}{self.shards.numbering}:{known}")) is None:
+        if (value := cache.peek(f"{snapshot.version}{self.shards.numbering}:{known.key}")) is None:
             return None
         if isinstance(cached := self._read(value, snapshot), Void):
             return None
+        check_search(exact=known.exact, limit=known.limit)
         timer.record("cache", timer.elapsed_s())
         return _cached_response(cached, timer)
 
@@ -128,7 +131,8 @@ class Searcher:
         """As `respond`, from the version that is chosen for the request. No call fails because a version is tried."""
         snapshot = self.versions.choose(parse_message(search_pb2.SearchRequest, data).routing_key)
         if snapshot.is_canary:
-            query = self.parser.parse(data, example_fields=example_fields)
+            query = self._parse(data, example_fields)
+            self.callers.count_photos(len(query.examples_by(ExampleSource.IMAGE)))
             try:
                 with metrics.time_release("canary"):
                     answer = await self._search("", query, snapshot, timer, deadline)
@@ -150,16 +154,20 @@ class Searcher:
                 digest = await _digest(data)
                 known = self.keys.remembered(digest)  # The request was seen before: it need not be parsed.
                 if known is None:
-                    query = self.parser.parse(data, example_fields=example_fields)
+                    query = self._parse(data, example_fields)
                     known = self.keys.key(digest, search_pb2.SearchRequest.FromString(data), query)
+                check_search(exact=known.exact, limit=known.limit)
                 # Answers are compared with changes by numbers that may be this gateway's own.
-                key = f"{snapshot.version}{self.shards.numbering}:{known}"
+                key = f"{snapshot.version}{self.shards.numbering}:{known.key}"
                 value = await self.cache.get(key)
                 cached = None if value is None else self._read(value, snapshot)
             if isinstance(cached, CachedAnswer):
                 return _cached_response(cached, timer)
             _count_lookup("miss" if cached is None else cached.value)
-        query = query or self.parser.parse(data, example_fields=example_fields)
+        query = query or self._parse(data, example_fields)
+        # Before the search is shared with equal ones in flight, whose callers have limits of their own.
+        if ExampleSource.IMAGE in query.sources:
+            self.callers.count_photos(len(query.examples_by(ExampleSource.IMAGE)))
         # A search that began before a change is not shared with a call that comes after it.
         content = snapshot.version, snapshot.changes.known.packed
         flight = (content, key, query.min_coverage) if key else (content, data)
@@ -167,6 +175,12 @@ class Searcher:
         answer = await self.flights(flight, work, deadline)
         timer.space = answer.space_label
         return answer.response(timer)
+
+    def _parse(self, data: bytes, example_fields: Sequence[str]) -> SearchQuery:
+        """Raises InvalidRequest, and PermissionDenied for what the caller may not ask for."""
+        query = self.parser.parse(data, example_fields=example_fields)
+        check_search(exact=query.exact, limit=query.limit)
+        return query
 
     async def _search(
         self, key: str, query: SearchQuery, snapshot: Snapshot, timer: RequestTimer, deadline: Deadline

@@ -54,6 +54,17 @@ class ServiceSettings(ProcessSettings):
         "answer Admin, which says what is served, changes it and stops the process: where nobody else reaches the "
         "port, or every call needs a key",
     )
+    keys: str = setting(
+        "",
+        "file, or redis://…, of the API keys (`lookalike keys`); every call needs one of them; empty: none does",
+        secret=True,
+    )
+    keys_max_age_s: float = setting(
+        86400.0,
+        "while the keys cannot be read, those known are accepted for so long, and revoked ones too; then UNAVAILABLE",
+        at_least=1,
+        at_most=365 * 86400,
+    )
     cache_ttl_s: float = setting(3600.0, "time to live of a cached answer; 0: no cache", at_least=0, at_most=7 * 86400)
     cache_staleness_s: float = setting(
         10.0,
@@ -164,6 +175,10 @@ class ServiceSettings(ProcessSettings):
     image_batch: int = setting(16, "most photos in one call to the model server", at_least=1, at_most=221)
     image_threads: int = setting(2, "threads that decode photos", at_least=1, at_most=64)
     text_batch: int = setting(64, "most texts in one call to the text encoder", at_least=1, at_most=1024)
+
+    def checks_callers(self) -> bool:
+        """Whether calls are refused for who makes them."""
+        return bool(self.keys)
 
     def encoders(self) -> EncoderSettings:
         return EncoderSettings(

@@ -42,8 +42,8 @@ class SearchStreamer:
         """
         slots = asyncio.Semaphore(MAX_STREAM_AHEAD)
         responses: asyncio.Queue[bytes | None] = asyncio.Queue()
-        with self._streams.one_more():
-            reader = asyncio.create_task(self._read(requests, deadline, slots, responses))
+        with self._streams.one_more() as stream:
+            reader = stream.read(self._read(requests, deadline, slots, responses))
             try:
                 while (response := await responses.get()) is not None:
                     yield response

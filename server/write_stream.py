@@ -15,7 +15,7 @@ from lookalike.v1.catalog_pb2 import BatchWriteRequest
 from server.admission import Admission
 from server.audit_log import AuditLog
 from server.audited_changes import batch_outcome, describe_batch
-from server.changes import CatalogWriter, calls_of
+from server.changes import CatalogWriter, calls_of, count_of
 from server.metrics import time_request
 from server.open_streams import OpenStreams
 
@@ -49,14 +49,14 @@ class WriteStreamer:
             finally:
                 batches.put_nowait(None)  # Without waiting for room, which nobody makes once the stream has ended.
 
-        with self._streams.one_more():
-            reader = asyncio.create_task(read())
+        with self._streams.one_more() as stream:
+            reader = stream.read(read())
             try:
                 while (request := await batches.get()) is not None:
                     slots.release()
                     with (
                         time_request("Write") as timer,
-                        self._admission.permit(timer, calls_of(request), request.ByteSize()),
+                        self._admission.permit(timer, calls_of(request), request.ByteSize(), items=count_of(request)),
                     ):
                         response = await self._write(request, deadline)
                     yield response

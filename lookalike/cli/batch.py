@@ -16,7 +16,7 @@ from lookalike.status import to_request_error
 from lookalike.v1.search_pb2 import SearchRequest, SearchResponse
 
 
-def run(file: str, *, address: str, timeout_s: float) -> int:
+def run(file: str, client: Client) -> int:
     """Search each line's request; print {"response": …} or {"error": …} per line, in order, as batches are answered.
 
     Returns the exit status: 0 if every search was answered, 1 if one failed, 2 for a line that is no request (whole
@@ -24,7 +24,7 @@ def run(file: str, *, address: str, timeout_s: float) -> int:
     """
     searched = failed = 0
     try:
-        with numbered_lines("--batch", file) as lines, Client(address, timeout_s=timeout_s) as client:
+        with numbered_lines("--batch", file) as lines, client:
             requests = (_parse(line, number) for number, line in lines)
             while batch := [*islice(requests, MAX_BATCH)]:
                 searched += len(batch)

@@ -11,7 +11,6 @@ from rich.console import Console
 
 from lookalike.cli import flags, render
 from lookalike.cli.search import as_dict
-from lookalike.client import Client
 
 EXAMPLES = """\
 examples:
@@ -28,7 +27,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     options = parser.parse_args(argv)
     if options.product is None and options.image is None and options.text is None:
         parser.error("give --product, or --image, --text or both")
-    with Client(options.address, timeout_s=options.timeout_s) as client:
+    with flags.open_client(options) as client:
         response = client.classify(
             product_id=options.product,
             image=options.image,

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from lookalike.cli import flags
 from lookalike.cli.search import print_response
-from lookalike.client import Client
 from lookalike.spaces import SPACES
 
 EXAMPLES = """\
@@ -24,7 +23,7 @@ exit status: 0 success, 1 the service failed, 2 an argument is wrong
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     options = _parser(environ).parse_args(argv)
-    with Client(options.address, timeout_s=options.timeout_s) as client:
+    with flags.open_client(options) as client:
         response = client.find_duplicates(
             product_id=options.product,
             image=options.image,

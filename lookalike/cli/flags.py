@@ -13,7 +13,8 @@ import numpy.typing as npt
 from google.protobuf.json_format import Parse, ParseError
 
 from lookalike.cli import npy_files
-from lookalike.client import FilterArguments
+from lookalike.client import Client, FilterArguments
+from lookalike.credentials import ApiKey, key_of
 from lookalike.errors import InvalidRequest
 from lookalike.timestamps import unix_s
 from lookalike.v1.types_pb2 import Filter
@@ -107,8 +108,30 @@ def add_gateway_flags(parser: argparse.ArgumentParser, environ: Mapping[str, str
     """Add the flags of which gateway to call, and how to print the response."""
     address = environ.get("LOOKALIKE_ADDRESS", DEFAULT_ADDRESS)
     parser.add_argument("--address", default=address, help="the gateway [LOOKALIKE_ADDRESS, default: %(default)s]")
+    add_key_flag(parser, environ)
     parser.add_argument("--timeout-s", type=float, default=10.0, help="default: %(default)s")
     parser.add_argument("--json", action="store_true", help="print the whole response as JSON")
+
+
+def add_key_flag(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None:
+    """Add the flag of the API key; `api_key` reads it. The key itself is no argument: others could see it."""
+    parser.set_defaults(api_key=environ.get("LOOKALIKE_API_KEY", ""))
+    parser.add_argument(
+        "--api-key-file",
+        metavar="FILE",
+        default=environ.get("LOOKALIKE_API_KEY_FILE") or None,
+        help="the API key to call with [LOOKALIKE_API_KEY_FILE; the key itself: LOOKALIKE_API_KEY]",
+    )
+
+
+def api_key(options: argparse.Namespace) -> ApiKey | None:
+    """The key of the flags of `add_key_flag`, or the environment; the file goes first. Raises BadSettings."""
+    return key_of("" if options.api_key_file else options.api_key, options.api_key_file)
+
+
+def open_client(options: argparse.Namespace) -> Client:
+    """A client of the gateway that the flags of `add_gateway_flags` name."""
+    return Client(options.address, timeout_s=options.timeout_s, api_key=api_key(options))
 
 
 def parse_time(text: str) -> int:

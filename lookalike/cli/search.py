@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from rich.console import Console
 
 from lookalike.cli import batch, flags, render
-from lookalike.client import Client, example
+from lookalike.client import example
 from lookalike.spaces import SPACES
 from lookalike.v1.search_pb2 import Example, SearchResponse
 
@@ -42,8 +42,8 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     if options.batch is not None:
         if options.sources:
             parser.error("--batch: the examples are in the file: leave out --product, --image, --text and --vector")
-        return batch.run(options.batch, address=options.address, timeout_s=options.timeout_s)
-    with Client(options.address, timeout_s=options.timeout_s) as client:
+        return batch.run(options.batch, flags.open_client(options))
+    with flags.open_client(options) as client:
         response = client.search(
             examples=_examples(parser, options),
             space=options.space,

@@ -7,6 +7,9 @@ import secrets
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from math import inf
+
+from lookalike.limits import MAX_LIMIT
 
 Metadata = Sequence[tuple[str, str | bytes]]
 
@@ -15,12 +18,29 @@ SCOPES = ("search", "read", "write", "admin")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallerLimits:
+    """What one caller may use of one process that serves."""
+
+    calls_per_s: float = inf  # Each search of a batch or a stream, and each change, is one.
+    burst: float = 0.0  # Calls that may come at once; 0: as many as in a second.
+    concurrency: float = inf  # Calls in flight.
+    bytes_per_s: float = inf  # Of requests.
+    photos_per_s: float = inf  # That are encoded.
+    exact: bool = True  # Whether it may ask for exact searches.
+    max_limit: int = MAX_LIMIT  # The greatest `limit` of a search.
+
+
+NO_LIMITS = CallerLimits()
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Who makes a call, and what that caller may do."""
 
     id: str  # Of the API key, or the name in the certificate; "": the server asks for neither.
     scopes: frozenset[str]  # Of SCOPES.
+    limits: CallerLimits = NO_LIMITS
 
 
 ANYONE = Caller("", frozenset(SCOPES))

@@ -8,19 +8,22 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from time import monotonic
 from types import FrameType
+from typing import Any
 
 import grpc
 import grpc.aio
 import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from lookalike.errors import OperatorError
 from lookalike.runtime import edge, telemetry
+from lookalike.runtime.call import Guard
+from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.listening import ServerSockets
 from lookalike.runtime.settings import ProcessSettings
 
@@ -66,8 +69,11 @@ async def serve(
     services: Sequence[str],
     warm_up: Callable[[], Awaitable[None]] | None = None,
     freeze: bool = False,
+    guard: Guard | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT.
+
+    guard: refuses calls of the handlers, of reflection and of the metrics page; health is open. None: all pass.
 
     freeze: exempt what is loaded when `warm_up` has returned from garbage collection, which would halt every call for
     16 ms now and then to look through 80,000 objects. Nothing of it may need that collection to be freed later.
@@ -79,15 +85,15 @@ async def serve(
 
     Raises StoppedInWarmUp.
     """
-    server = edge.server(handlers, settings.grpc_server)
+    server = edge.server(handlers, settings.grpc_server, guard=guard)
     checks = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-    reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    server.add_generic_rpc_handlers((_reflection_handler(services).guarded(guard),))
     for name in ("", *services):
         await checks.set(name, NOT_SERVING)
     await checks.set(health.SERVICE_NAME, SERVING)
     port = _bind(server, settings)
-    telemetry.expose_metrics(settings.host, settings.metrics_port)
+    telemetry.expose_metrics(settings.host, settings.metrics_port, guard)
     await server.start()
     log.info("listening on %s:%d", settings.host, port)
 
@@ -108,6 +114,18 @@ async def serve(
         await checks.enter_graceful_shutdown()
         await drain(server, port, settings.drain_s if ready else 0.0)
         log.info("stopped")
+
+
+def _reflection_handler(services: Sequence[str]) -> edge.Service:
+    names = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    servicer: Any = reflection.aio.ReflectionServicer(names)  # The types have its generator as a coroutine.
+
+    def answer(requests: AsyncIterator[Any], deadline: Deadline) -> AsyncGenerator[Any, None]:
+        replies: AsyncGenerator[Any, None] = servicer.ServerReflectionInfo(requests, None)
+        return replies
+
+    service: Any = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
+    return edge.handler(service, {"ServerReflectionInfo": answer})
 
 
 def _on_signals(stopping: asyncio.Event) -> None:

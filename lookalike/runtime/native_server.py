@@ -22,6 +22,7 @@ import grpc
 import grpc.aio
 from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
 
+from lookalike.errors import Unauthenticated
 from lookalike.limits import (
     KEEPALIVE_TIME_MS,
     KEEPALIVE_TIMEOUT_MS,
@@ -44,12 +45,13 @@ _LAST_REPLIES_S = 0.2
 
 @dataclass(slots=True)  # Not frozen: see Call.
 class _Call:
-    """A call that has arrived, and that the guard has let pass."""
+    """A call that has arrived, and that the guard has let pass, or refuses after a while."""
 
     method: Method
     payload: bytes
     call: Call
     deadline: Deadline
+    refusal: Unauthenticated | None = None
 
 
 _Event = tuple[int, "_Call | None"]  # A call and its id, or the id of one that was cancelled.
@@ -172,13 +174,20 @@ class NativeServer(grpc.aio.Server):
         try:
             begin(call.call, self._guard)
         except Exception as error:
-            self._fail(call_id, *status_of(error))
-            return None
+            return self._refuse(call_id, call, error)
         if isinstance(method.function, ThreadedUnary):
             with self._submitting:
                 if not self._stopping and self._submit(call_id, call):
                     return None
         return call_id, call
+
+    def _refuse(self, call_id: int, call: _Call, error: Exception) -> _Event | None:
+        """Refuse a call that the guard does, at once; or after a while, on the event loop."""
+        if isinstance(error, Unauthenticated) and error.delay_s:
+            call.refusal = error
+            return call_id, call
+        self._fail(call_id, *status_of(error))
+        return None
 
     def _submit(self, call_id: int, call: _Call) -> bool:
         """Whether the threads of its method answer it."""
@@ -222,8 +231,11 @@ class NativeServer(grpc.aio.Server):
             task.cancel()
 
     async def _answer(self, call_id: int, call: _Call) -> None:
-        begin(call.call, None)  # The guard has let it pass.
+        begin(call.call, None)  # The guard was asked when it arrived.
         try:
+            if call.refusal is not None:
+                await asyncio.sleep(call.refusal.delay_s)
+                raise call.refusal
             self._respond(
                 call_id, serialize(await call.method.function(call.method.parse(call.payload), call.deadline))
             )

@@ -6,6 +6,7 @@ import re
 from typing import Any
 from urllib.parse import urlsplit
 
+from redis import Redis as BlockingRedis
 from redis.asyncio import Redis
 
 from lookalike.errors import BadSettings
@@ -22,12 +23,23 @@ def open_redis(url: str, what: str, **options: Any) -> Redis:
 
     A password that is not escaped is refused here: a part of it would be taken for the host, and logged as that.
     """
+    client: Redis = _open(Redis, url, what, options)
+    return client
+
+
+def open_blocking_redis(url: str, what: str, **options: Any) -> BlockingRedis:
+    """As `open_redis`."""
+    client: BlockingRedis = _open(BlockingRedis, url, what, options)
+    return client
+
+
+def _open(client: Any, url: str, what: str, options: dict[str, Any]) -> Any:
     try:
         parts = urlsplit(url)
         parts.port  # noqa: B018  # Raises ValueError.
         is_misread = parts.netloc.count("@") > 1 or "#" in url
         if is_misread or not (parts.scheme == "unix" or _DATABASE.fullmatch(parts.path)):
             raise ValueError
-        return Redis.from_url(url, **options)
+        return client.from_url(url, **options)
     except ValueError:
         raise BadSettings(f"{what}: {_FORM}") from None

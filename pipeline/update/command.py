@@ -17,7 +17,8 @@ from encoders.image.signature import MODEL
 from encoders.text import model as text_encoder
 from index.building.build import MAX_SHARDS, IndexOptions
 from index.building.staging import staging_directory
-from lookalike.cli import arguments
+from lookalike.cli import arguments, flags
+from lookalike.credentials import ApiKey
 from lookalike.errors import BadArtifact, BadSettings
 from lookalike.releases.location import Directory, Location, open_location
 from lookalike.releases.records import read_record
@@ -56,13 +57,14 @@ def main(
     environ: Mapping[str, str],
     *,
     verify: Verify | None = None,
-    open_watch: OpenWatch = GatewayWatch,
+    open_watch: OpenWatch | None = None,
 ) -> int:
     """verify: the gate; None: `verify_release`, by the limits that are given.
 
-    open_watch: what looks at a release after it began to serve.
+    open_watch: what looks at a release after it began to serve; None: a `GatewayWatch`.
     """
-    args = _parser().parse_args(argv)
+    args = _parser(environ).parse_args(argv)
+    api_key = flags.api_key(args)
     _check(args)
     location = open_location(args.location)
     if isinstance(location, ObjectStore) and args.staging is None:
@@ -70,7 +72,7 @@ def main(
             f"--staging is not given: the index for {location} needs a directory in which versions are built and kept"
         )
     if gateway := _gateway(args.catalogue):
-        asyncio.run(_check_gateway(gateway, location))
+        asyncio.run(_check_gateway(gateway, api_key, location))
     if args.models:
         find_model(args.models, name=args.model)  # Fail at once if there is no model.
     with open_engine(args) as engine, staging_directory(location, args.staging) as directory:
@@ -85,9 +87,9 @@ def main(
             verify=verify or partial(verify_release, limits=parse_limits(args.limit)),
             golden=args.golden,
             accept=frozenset(args.accept),
-            watch=_open_watch(args, open_watch),
+            watch=_open_watch(args, open_watch or partial(GatewayWatch, api_key=api_key)),
             gateways=(*([gateway] if gateway else []), *args.gateway),
-            reencode=ReencodeOptions(wait_s=args.reencode_wait_s) if args.reencode_wait_s else None,
+            reencode=ReencodeOptions(wait_s=args.reencode_wait_s, api_key=api_key) if args.reencode_wait_s else None,
             keep=args.keep,
             page=args.report,
         )
@@ -122,6 +124,7 @@ def _update_options(
     return UpdateOptions(
         catalogue=None if gateway else Path(args.catalogue),
         gateway=gateway,
+        api_key=flags.api_key(args),
         photos=args.photos,
         location=directory,
         artifacts=args.artifacts or directory / ARTIFACTS,
@@ -191,8 +194,8 @@ def _gateway(catalogue: str) -> str:
     return catalogue.removeprefix(_GATEWAY_SCHEME) if catalogue.startswith(_GATEWAY_SCHEME) else ""
 
 
-async def _check_gateway(address: str, location: Location) -> None:
-    async with Gateway(address) as gateway:
+async def _check_gateway(address: str, api_key: ApiKey | None, location: Location) -> None:
+    async with Gateway(address, api_key) as gateway:
         await check_version(gateway, location)
 
 
@@ -240,7 +243,7 @@ what serves stays as it is; 4 the version was published and taken back
 """
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lookalike update",
         description="Encode a catalogue's photos, train the text encoder on its texts and the product encoder on its "
@@ -346,6 +349,7 @@ def _parser() -> argparse.ArgumentParser:
         help="seed of training and building (default %(default)s)",
     )
     _add_release_options(parser)
+    flags.add_key_flag(parser, environ)
     add_engine_options(parser)
     catalogue_options.add_table_options(parser)
     catalogue_options.add_report_options(parser)

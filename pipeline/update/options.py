@@ -9,6 +9,7 @@ from pathlib import Path
 
 from encoders.text import model as text_encoder
 from index.building.build import DEFAULT_OPTIONS, IndexOptions
+from lookalike.credentials import ApiKey
 from lookalike.runtime.engine import Engine
 from lookalike.runtime.local_engine import LocalEngine
 from pipeline import image_encoding
@@ -34,6 +35,7 @@ class UpdateOptions:
     )  # None: no image space.
     feature_store: str | Path  # A URL, or a directory.
     gateway: str = ""  # host:port.
+    api_key: ApiKey | None = None  # Of all gateways.
     photos: Path | None = None  # Where paths of photos are that products of the gateway state; None: nowhere.
     shards: int = 2
     index: IndexOptions = DEFAULT_OPTIONS

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from lookalike.credentials import ApiKey
 from lookalike.errors import LookalikeError, OperatorError, Unavailable
 from lookalike.releases import version
 from lookalike.releases.location import Directory
@@ -344,7 +345,7 @@ class _Run:
 
     async def _retain(self) -> dict[str, Any]:
         try:
-            pinned = await _served_versions(self.release.gateways)
+            pinned = await _served_versions(self.release.gateways, self.options.api_key)
         except LookalikeError as error:
             self.say(f"retain: nothing is removed, because a gateway does not say what it serves: {error}")
             return {}
@@ -392,8 +393,8 @@ class _Run:
             self.result.page = f"{self.release.location}/{RECORDS}/{record.version}.html"
 
 
-async def _served_versions(addresses: Sequence[str]) -> set[str]:
+async def _served_versions(addresses: Sequence[str], api_key: ApiKey | None) -> set[str]:
     """The versions that gateways serve: none is removed."""
     async with AsyncExitStack() as opened:
-        gateways = [await opened.enter_async_context(Gateway(address)) for address in addresses]
+        gateways = [await opened.enter_async_context(Gateway(address, api_key)) for address in addresses]
         return {await gateway.version() for gateway in gateways}

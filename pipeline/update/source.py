@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from lookalike.credentials import ApiKey
 from lookalike.errors import BadCatalogue
 from lookalike.vectors import F32
 from pipeline import served_catalogue
@@ -29,6 +30,7 @@ class Source:
     table: Table
     photos: Path | None  # The directory that paths of photos are below.
     gateway: str = ""  # Empty: a directory.
+    api_key: ApiKey | None = None  # Of the gateway.
 
     @property
     def checked_photos(self) -> Path | None:
@@ -50,7 +52,7 @@ class Source:
         roots = ["", *([str(self.photos.resolve())] if self.photos else [])]
         fetched = FetchedPhotos(store.photos(), features, roots)
         loop = asyncio.get_running_loop()
-        async with Gateway(self.gateway) as gateway:
+        async with Gateway(self.gateway, self.api_key) as gateway:
 
             def served(product_ids: Sequence[str]) -> Mapping[str, F32]:  # On the thread that reads the products.
                 vectors = served_catalogue.image_vectors(gateway, product_ids, encoder=encoder, dim=features.dim)
@@ -65,9 +67,11 @@ async def open_source(options: UpdateOptions, scratch: Path) -> Source:
     if options.catalogue is not None:
         table = open_products(options.catalogue, options.table)
         return Source(name=str(options.catalogue), table=table, photos=options.catalogue)
-    async with Gateway(options.gateway) as gateway:
+    async with Gateway(options.gateway, options.api_key) as gateway:
         count = await served_catalogue.save_products(gateway, scratch)
     if not count:
         raise BadCatalogue(f"{options.gateway}: serves no product")
     table = open_products(scratch, TableOptions(revision_unit="none"))  # The gateway has checked the revisions.
-    return Source(name=options.gateway, table=table, photos=options.photos, gateway=options.gateway)
+    return Source(
+        name=options.gateway, table=table, photos=options.photos, gateway=options.gateway, api_key=options.api_key
+    )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
+from lookalike.credentials import ApiKey
 from pipeline import release_watch
 from pipeline.gateway_metrics import Reading
 from pipeline.release_watch import Baseline, Outcome, WatchSettings, page_reader
@@ -56,8 +57,8 @@ class GatewayVerdict:
 class GatewayWatch:
     """Watches gateways by the URLs of their metrics pages, for `watch_s` seconds after all have moved."""
 
-    def __init__(self, metrics: Sequence[str], watch_s: float) -> None:
-        self._settings = WatchSettings(metrics=tuple(metrics), watch_s=watch_s)
+    def __init__(self, metrics: Sequence[str], watch_s: float, api_key: ApiKey | None = None) -> None:
+        self._settings = WatchSettings(metrics=tuple(metrics), watch_s=watch_s, api_key=api_key)
         self._read = page_reader(self._settings)
 
     async def read(self) -> str:

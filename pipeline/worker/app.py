@@ -14,6 +14,7 @@ from PIL import Image
 
 from encoders.clients import EncodedVector, Encoders
 from encoders.image.isolated_decoder import DecoderPool
+from lookalike.credentials import key_of
 from lookalike.errors import OperatorError, Unavailable
 from lookalike.runtime import lifecycle, telemetry
 from lookalike.runtime.deadline import Deadline
@@ -75,7 +76,7 @@ async def _work(settings: WorkerSettings, started: asyncio.Event, stopping: asyn
     async with AsyncExitStack() as parts:
         stream = await _open_stream(settings.stream_settings())
         parts.push_async_callback(stream.close)
-        gateway = Gateway(settings.gateway)
+        gateway = Gateway(settings.gateway, key_of("", settings.api_key_file))
         parts.push_async_callback(gateway.close)
         photos = await parts.enter_async_context(_photo_vectors(settings, gateway)) if settings.model_server else None
         worker = Worker(

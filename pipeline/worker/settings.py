@@ -38,6 +38,9 @@ class WorkerSettings(ProcessSettings):
     )
     trust_durability: bool = setting(False, "take a Redis that does not tell how it persists")
     gateway: str = setting("", "host:port of the gateway that makes the changes; required")
+    api_key_file: str = setting(
+        "", "file with the API key for the gateway, with the scopes read and write; read again when it changes"
+    )
     model_server: str = setting("", "host:port of TF-Serving or the model server; empty: photos are not encoded")
     model: str = setting(MODEL, "name of the image model in TF-Serving")
     model_version: int = setting(

@@ -275,7 +275,7 @@ async def test_a_full_redis_that_refuses_every_set_is_said_once_and_so_is_its_en
 
 def key_of(policy: str = "*=text", **fields: object) -> str:
     request = SearchRequest(**{"examples": [Example(product_id="p")], **fields})  # type: ignore[arg-type]
-    return RequestKeys(policy).key(digest_of(request.SerializeToString()), request, parse_query(request))
+    return RequestKeys(policy).key(digest_of(request.SerializeToString()), request, parse_query(request)).key
 
 
 def weights(**by_name: float) -> list[SpaceWeight]:

@@ -12,6 +12,7 @@ OVER_EACH = {
     "test_batch",
     "test_gateway",
     "test_image_encoder_rpc",
+    "test_keys",
     "test_large_answers",
     "test_model_server_rpc",
     "test_shard",

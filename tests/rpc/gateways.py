@@ -20,10 +20,12 @@ from prometheus_client import REGISTRY
 from encoders.image import signature
 from encoders.image.prediction_service import to_array, to_string_tensor, to_tensor
 from encoders.tfserving.v1 import prediction_pb2
+from lookalike.access.followed_keys import guarding
 from lookalike.channels import aio_channel
 from lookalike.errors import FailedPrecondition, InvalidRequest, LookalikeError
 from lookalike.releases.location import open_location
 from lookalike.runtime import edge
+from lookalike.runtime.call import Guard
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.grouping import limit_per_shop
 from lookalike.runtime.partition import shard_of
@@ -483,9 +485,9 @@ async def no_stream(requests: AsyncIterator[Any], deadline: Deadline) -> AsyncGe
 
 
 @asynccontextmanager
-async def serving(*handlers: grpc.GenericRpcHandler) -> AsyncIterator[str]:
+async def serving(*handlers: grpc.GenericRpcHandler, guard: Guard | None = None) -> AsyncIterator[str]:
     """The address of a real gRPC server with these handlers."""
-    server = edge.server(handlers)
+    server = edge.server(handlers, guard=guard)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
@@ -570,7 +572,10 @@ async def running_gateway(
     gateway = build_gateway(gateway_settings, remote, releases, stop)
     refreshing = asyncio.create_task(gateway.versions.keep_fresh())
     try:
-        async with serving(*gateway.handlers) as address:
+        async with (
+            guarding(gateway_settings.keys, gateway_settings.keys_max_age_s, gateway.open_streams.renew) as guard,
+            serving(*gateway.handlers, guard=guard) as address,
+        ):
             await gateway.versions.until_complete()
             yield address
     finally:

@@ -15,7 +15,6 @@ from lookalike.changes import set_fields
 from lookalike.cli import flags, npy_files
 from lookalike.cli.render import printable
 from lookalike.cli.search import as_dict
-from lookalike.client import Client
 from lookalike.spaces import VECTOR_SPACES, space_name
 from lookalike.v1.catalog_pb2 import ChangeResponse
 from lookalike.v1.types_pb2 import Product
@@ -62,7 +61,7 @@ def upsert(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     options = parser.parse_args(argv)
     product = Product(id=options.id)
     set_fields(product, _given_fields(options))
-    with Client(options.address, timeout_s=options.timeout_s) as client:
+    with flags.open_client(options) as client:
         response = client.upsert(
             product,
             revision=options.revision,
@@ -86,7 +85,7 @@ def patch(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     if both := fields.keys() & {*options.clear}:
         parser.error(f"--clear {min(both)}: the field is given a value, too")
     fields |= dict.fromkeys(options.clear)
-    with Client(options.address, timeout_s=options.timeout_s) as client:
+    with flags.open_client(options) as client:
         response = client.patch(
             options.id,
             revision=options.revision,

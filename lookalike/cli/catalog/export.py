@@ -11,7 +11,6 @@ from typing import IO, Any
 
 from lookalike.cli import flags
 from lookalike.cli.progress import progress_bar
-from lookalike.client import Client
 from lookalike.errors import OperatorError
 from lookalike.product_rules import FIELDS
 from lookalike.v1.types_pb2 import Product
@@ -39,7 +38,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     conditions = flags.filter_arguments(options)
     written = 0
     with (
-        Client(options.address, timeout_s=options.timeout_s) as client,
+        flags.open_client(options) as client,
         _replacing(options.file) as file,
         progress_bar("exporting", total=client.count(**conditions)) as count,
     ):

@@ -10,7 +10,6 @@ from rich.text import Text
 
 from lookalike.cli import flags, render
 from lookalike.cli.search import as_dict
-from lookalike.client import Client
 
 _GET_EXAMPLES = """\
 examples:
@@ -37,7 +36,7 @@ def get(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     parser.add_argument("--vectors", action="store_true", help="show its vectors, too")
     flags.add_gateway_flags(parser, environ)
     options = parser.parse_args(argv)
-    with Client(options.address, timeout_s=options.timeout_s) as client:
+    with flags.open_client(options) as client:
         product = client.get(options.id)
         vectors = client.vectors(options.id) if options.vectors else {}
     if options.json:
@@ -56,7 +55,7 @@ def list_products(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     flags.add_gateway_flags(parser, environ)
     options = parser.parse_args(argv)
     conditions = flags.filter_arguments(options)
-    with Client(options.address, timeout_s=options.timeout_s) as client:
+    with flags.open_client(options) as client:
         if options.json:
             for product in client.list(after=options.after, limit=options.limit, **conditions):
                 print(json.dumps(as_dict(product), ensure_ascii=False))

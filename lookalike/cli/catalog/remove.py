@@ -38,7 +38,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         parser.error("conditions and --dry-run need --where")
     if options.where and not conditions:
         parser.error("--where: give at least one condition, such as --shop")
-    with Client(options.address, timeout_s=options.timeout_s) as client:
+    with flags.open_client(options) as client:
         if options.where:
             return _remove_where(client, options, conditions)
         print_change(options, client.remove(options.id, revision=options.revision))

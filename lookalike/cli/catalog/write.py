@@ -15,7 +15,6 @@ from lookalike.cli import flags
 from lookalike.cli.json_lines import numbered_lines
 from lookalike.cli.progress import progress_bar
 from lookalike.cli.render import printable
-from lookalike.client import Client
 from lookalike.errors import InvalidRequest, LookalikeError
 from lookalike.product_rules import BadField, parse_field
 from lookalike.v1.catalog_pb2 import Change, ChangeResponse
@@ -109,7 +108,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 
     with (
         numbered_lines("FILE", options.file) as lines,
-        Client(options.address, timeout_s=options.timeout_s) as client,
+        flags.open_client(options) as client,
         progress_bar("writing") as count,
     ):
         try:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from prometheus_client import REGISTRY
 
+from lookalike.access import metrics as access_metrics
 from server import metrics
 from tests.conftest import REPOSITORY
 
@@ -24,7 +25,8 @@ def rules() -> list[dict[str, Any]]:
 
 
 def test_every_metric_of_a_rule_is_one_of_the_gateway() -> None:
-    assert metrics.RECALL_SHORT is not None  # They are declared once the module is imported.
+    assert metrics.RECALL_SHORT is not None
+    assert access_metrics.KEYS_AGE is not None  # They are declared once the module is imported.
     names = {name for rule in rules() for name in re.findall(r"lookalike_\w+", rule["expr"])}
     declared = {family.name + ("_total" if family.type == "counter" else "") for family in REGISTRY.collect()}
     assert names

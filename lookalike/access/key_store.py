@@ -1,0 +1,56 @@
+"""Where keys are kept: one interface over a file and Redis. `open_key_store` chooses by the address."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from lookalike.access.key import AccessKey
+from lookalike.errors import BadSettings
+
+REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
+
+
+class StoredKeys(NamedTuple):
+    """All keys at one time."""
+
+    keys: Sequence[AccessKey]  # By rising time of creation.
+    generation: str  # Another one where anything has changed.
+
+
+class KeyStore(Protocol):
+    """A store of keys. Its methods block; they raise Unavailable while it is down, and BadArtifact if it is damaged."""
+
+    def read(self, known: str = "") -> StoredKeys | None:
+        """All keys; None: nothing has changed since the generation `known`.
+
+        A store that was never written to has no keys. One that has lost what it had at `known` is Unavailable.
+        """
+
+    def put(self, key: AccessKey) -> None:
+        """Add a key, or replace the one of its id. No two names in certificates are the same: BadSettings."""
+
+    def remove(self, id_: str) -> bool:
+        """Remove the key of an id. Returns whether there was one."""
+
+    def close(self) -> None: ...
+
+
+def open_key_store(address: str) -> KeyStore:
+    """The store at a path, or at a URL of Redis. Raises BadSettings; nothing is connected yet."""
+    if address.startswith(REDIS_SCHEMES):
+        from lookalike.access.redis_key_store import RedisKeyStore
+
+        return RedisKeyStore(address)
+    if "://" in address:
+        raise BadSettings(f"keys: a path, or a URL that begins with {', '.join(REDIS_SCHEMES)}")
+    from lookalike.access.file_key_store import FileKeyStore
+
+    return FileKeyStore(Path(address))
+
+
+def check_identity(key: AccessKey, others: Sequence[AccessKey]) -> None:
+    """Raises BadSettings where another entry has the same name in certificates."""
+    if key.identity and any(each.identity == key.identity and each.id != key.id for each in others):
+        raise BadSettings(f"identity {key.identity}: there is an entry of it already")
