@@ -15,6 +15,7 @@ from lookalike.runtime import edge
 from lookalike.runtime.deadline import Deadline
 from lookalike.v1 import admin_pb2, index_pb2
 from lookalike.v1.types_pb2 import SPACE_IMAGE
+from server.admin_keys import Keys
 from server.admin_releases import Releases
 from server.metrics import time_request
 from server.redis_result_cache import RedisResultCache
@@ -37,7 +38,7 @@ Handler = Callable[[Any, Deadline], Awaitable[Message]]
 class AdminService:
     """The handlers of Admin.
 
-    releases: None where the process is not told where they are. stop: begins what SIGTERM begins.
+    releases, keys: None where the process is not told where they are. stop: begins what SIGTERM begins.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class AdminService:
         encoders: Encoders,
         cache: ResultCache | None,
         releases: Releases | None,
+        keys: Keys | None,
         enabled: bool,
         default_deadline_s: float,
         drain_s: float,
@@ -60,6 +62,7 @@ class AdminService:
         self._encoders = encoders
         self._cache = cache
         self._releases = releases
+        self._keys = keys
         self._enabled = enabled
         self._default_deadline_s = default_deadline_s
         self._drain_s = drain_s
@@ -75,6 +78,9 @@ class AdminService:
             "CutOver": lambda request, deadline: self._of_releases().cut_over(request, deadline),
             "RollBack": lambda request, deadline: self._of_releases().roll_back(request, deadline),
             "SetCanary": lambda request, deadline: self._of_releases().set_canary(request, deadline),
+            "ListKeys": lambda request, deadline: self._of_keys().list_keys(request, deadline),
+            "CreateKey": lambda request, deadline: self._of_keys().create_key(request, deadline),
+            "RevokeKey": lambda request, deadline: self._of_keys().revoke_key(request, deadline),
             "FlushCache": self.flush_cache,
             "Drain": self.drain,
         }
@@ -126,6 +132,11 @@ class AdminService:
         if self._releases is None:
             raise FailedPrecondition("this process is not told where the releases are (its setting `releases`)")
         return self._releases
+
+    def _of_keys(self) -> Keys:
+        if self._keys is None:
+            raise FailedPrecondition("this process asks for no API keys (its setting `keys`)")
+        return self._keys
 
     def _bounded(self, name: str, handler: Handler) -> edge.Unary:
         async def call(request: Any, deadline: Deadline) -> Message:

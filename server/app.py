@@ -11,6 +11,7 @@ import grpc
 
 from encoders.clients import Encoders
 from lookalike.access.followed_keys import guarding
+from lookalike.access.key_store import open_key_store
 from lookalike.errors import BadSettings
 from lookalike.releases.location import Location, open_location
 from lookalike.runtime import edge, lifecycle, telemetry
@@ -20,6 +21,7 @@ from lookalike.stream.redis_stream import open_redis_stream
 from lookalike.v1 import admin_pb2, catalog_pb2, search_pb2
 from server import batch, changes
 from server.admin import AdminService
+from server.admin_keys import Keys
 from server.admin_releases import Releases
 from server.admission import Admission, StreamHandler, UnaryHandler
 from server.audit_log import AuditLog
@@ -81,6 +83,7 @@ class Gateway:
     cache: ResultCache | None
     enqueuer: Enqueuer
     audit: AuditLog | None
+    admin_keys: Keys | None
     recall: OnlineRecall
     open_streams: OpenStreams
     handlers: tuple[grpc.GenericRpcHandler, ...]
@@ -93,6 +96,8 @@ class Gateway:
             await self.cache.close()
         if self.audit is not None:
             self.audit.close()
+        if self.admin_keys is not None:
+            self.admin_keys.close()
 
 
 def build_gateway(
@@ -177,6 +182,7 @@ def build_gateway(
     )
     if audit is not None:
         catalog_methods = audit_changes(audit, catalog_methods)
+    keys_of_admin = Keys(open_key_store(settings.keys)) if settings.keys else None
     admin = AdminService(
         versions,
         shards,
@@ -184,6 +190,7 @@ def build_gateway(
         encoders=encoders,
         cache=cache,
         releases=None if releases is None else Releases(releases),
+        keys=keys_of_admin,
         enabled=settings.admin,
         default_deadline_s=deadline_s,
         drain_s=settings.drain_s,
@@ -196,7 +203,9 @@ def build_gateway(
         edge.handler(ADMIN, admin_methods),
         edge.handler(CATALOG, {**catalog_methods, **write_streams, "Wait": enqueuer.wait}, stall_s=stall_s),
     )
-    return Gateway(shards, versions, handovers, encoders, cache, enqueuer, audit, recall, open_streams, handlers)
+    return Gateway(
+        shards, versions, handovers, encoders, cache, enqueuer, audit, keys_of_admin, recall, open_streams, handlers
+    )
 
 
 async def serve(settings: GatewaySettings) -> None:

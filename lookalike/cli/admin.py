@@ -6,6 +6,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
@@ -20,14 +21,20 @@ from lookalike.client import Client
 from lookalike.errors import DeadlineExceeded, Unavailable
 from lookalike.spaces import space_name
 from lookalike.v1.admin_pb2 import (
+    ApiKey,
+    CreateKeyRequest,
+    CreateKeyResponse,
     CutOverRequest,
     CutOverResponse,
     DrainRequest,
     FlushCacheRequest,
     GetStatusRequest,
     GetStatusResponse,
+    KeyLimits,
+    ListKeysRequest,
     ListReleasesRequest,
     ListReleasesResponse,
+    RevokeKeyRequest,
     RollBackRequest,
     SetCanaryRequest,
 )
@@ -62,6 +69,35 @@ examples:
   lookalike admin canary 5f2c9a0d1e7b3c48 --share 0.05
   lookalike admin canary --off
 """
+_KEYS = """\
+examples:
+  lookalike admin keys
+  lookalike admin keys --json | jq -r '.keys[] | select(.scopes | index("admin")) | .name'
+
+`lookalike keys` does the same with the store itself, without a gateway.
+"""
+_CREATE_KEY = """\
+examples:
+  lookalike admin create-key --name shop-backend --scopes search
+  lookalike admin create-key --name partner --scopes search --calls-per-s 50 --concurrency 8 --expires 2027-01-31
+  lookalike admin create-key --name worker --scopes read,write --identity worker.shop.internal
+
+The key is shown once.
+"""
+_REVOKE_KEY = """\
+example:
+  lookalike admin revoke-key 3f9a1c22b7d0
+
+Gateways refuse it within two seconds.
+"""
+_LIMITS = {
+    "calls_per_s": "each search of a batch, and each change, is one",
+    "burst": "calls at once (default: those of a second)",
+    "concurrency": "calls in flight",
+    "bytes_per_s": "of requests",
+    "photos_per_s": "that are encoded",
+    "max_limit": "most hits of a search",
+}
 _FLUSH = """\
 examples:
   lookalike admin flush-cache
@@ -80,7 +116,7 @@ _LOOK_S = 0.25
 
 def status(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     options = _parser("status", "Show what a gateway serves, and from what.", _STATUS, environ).parse_args(argv)
-    with _client(options) as client:
+    with flags.open_client(options) as client:
         response = client.admin(GetStatusRequest())
     _show(options, response, lambda: _print_status(response))
     return 0
@@ -89,7 +125,7 @@ def status(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 def releases(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     parser = _parser("releases", "List the releases that a gateway can let serve.", _RELEASES, environ)
     options = parser.parse_args(argv)
-    with _client(options) as client:
+    with flags.open_client(options) as client:
         response = client.admin(ListReleasesRequest())
     _show(options, response, lambda: _print_releases(response))
     return 0
@@ -119,7 +155,7 @@ def canary(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     if bool(options.release) == options.off:
         parser.error("name a release, or --off")
     request = SetCanaryRequest(release=options.release, share=options.share if options.release else 0)
-    with _client(options) as client:
+    with flags.open_client(options) as client:
         response = client.admin(request)
     said = (
         f"release {options.release} answers {options.share:g} of searches" if options.release else "no release is tried"
@@ -128,10 +164,53 @@ def canary(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     return 0
 
 
+def keys(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    options = _parser("keys", "List the API keys of a gateway.", _KEYS, environ).parse_args(argv)
+    with flags.open_client(options) as client:
+        response = client.admin(ListKeysRequest())
+    _show(options, response, lambda: print("\n".join(map(_key_line, response.keys)) or "there are no keys"))
+    return 0
+
+
+def create_key(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    parser = _parser("create-key", "Make an API key, or let callers with a certificate in.", _CREATE_KEY, environ)
+    parser.add_argument("--name", required=True, help="whose key it is, for people")
+    parser.add_argument("--scopes", required=True, metavar="SCOPE,…", help="search, read, write, admin")
+    parser.add_argument("--expires", type=flags.parse_time, metavar="TIME", help=f"{flags.TIME_HELP} (default: never)")
+    parser.add_argument("--identity", default="", metavar="NAME", help="a name in certificates in place of a key")
+    for name, help in _LIMITS.items():
+        kind = int if name == "max_limit" else float
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="N", help=help)
+    parser.add_argument("--no-exact", action="store_true", help="no exact searches")
+    options = parser.parse_args(argv)
+    limits = {name: value for name in _LIMITS if (value := getattr(options, name)) is not None}
+    request = CreateKeyRequest(
+        name=options.name,
+        scopes=[scope.strip() for scope in options.scopes.split(",")],
+        identity=options.identity,
+        expires_s=options.expires,
+        limits=KeyLimits(no_exact=options.no_exact, **limits),
+    )
+    with flags.open_client(options) as client:
+        response = client.admin(request)
+    _show(options, response, lambda: _print_new_key(response))
+    return 0
+
+
+def revoke_key(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    parser = _parser("revoke-key", "Remove an API key.", _REVOKE_KEY, environ)
+    parser.add_argument("id", metavar="ID", help="of the key, as `admin keys` shows it")
+    options = parser.parse_args(argv)
+    with flags.open_client(options) as client:
+        response = client.admin(RevokeKeyRequest(id=options.id))
+    _show(options, response, lambda: print(f"{options.id} is revoked"))
+    return 0
+
+
 def flush_cache(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     options = _parser("flush-cache", "Forget cached answers.", _FLUSH, environ).parse_args(argv)
     removed, complete = 0, False
-    with _client(options) as client, progress_bar("flushing", quiet=options.json) as advance:
+    with flags.open_client(options) as client, progress_bar("flushing", quiet=options.json) as advance:
         while not complete:
             response = client.admin(FlushCacheRequest())
             removed, complete = removed + response.removed, response.complete
@@ -142,14 +221,14 @@ def flush_cache(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 
 def drain(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     options = _parser("drain", "Stop a gateway or a node without a failed call.", _DRAIN, environ).parse_args(argv)
-    with _client(options) as client:
+    with flags.open_client(options) as client:
         response = client.admin(DrainRequest())
     _show(options, response, lambda: print(f"it drains, and ends within {response.seconds:g} s"))
     return 0
 
 
 def _change(options: argparse.Namespace, request: Message) -> int:
-    with _client(options) as client:
+    with flags.open_client(options) as client:
         response: CutOverResponse = client.admin(request)
         followed = options.no_wait or _wait_until_followed(client, response.release, options)
     _show(options, response, lambda: _print_change(response))
@@ -187,16 +266,30 @@ def _add_change_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--wait-s", type=float, default=120.0, help="how long to wait (default: %(default)s)")
 
 
-def _client(options: argparse.Namespace) -> Client:
-    return Client(options.address, timeout_s=options.timeout_s)
-
-
 def _show(options: argparse.Namespace, response: Message, show: Callable[[], None]) -> None:
     if options.json:
         fields = MessageToDict(response, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
         print(json.dumps(fields, ensure_ascii=False))
     else:
         show()
+
+
+def _key_line(key: ApiKey) -> str:
+    identity = f"certificate {printable(key.identity)}" if key.identity else ""
+    until = (
+        f"until {datetime.fromtimestamp(key.expires_s, UTC):%Y-%m-%d %H:%M UTC}" if key.HasField("expires_s") else ""
+    )
+    limits = " ".join(f"{field.name}={value:g}" for field, value in key.limits.ListFields())
+    return "  ".join(
+        part for part in (key.id, printable(key.name), ",".join(key.scopes), identity, until, limits) if part
+    )
+
+
+def _print_new_key(response: CreateKeyResponse) -> None:
+    if response.token:
+        print(f"{response.token}\n\nThis is the only time that the key is shown.")
+    else:
+        print(_key_line(response.key))
 
 
 def _print_change(response: CutOverResponse) -> None:

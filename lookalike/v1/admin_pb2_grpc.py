@@ -45,6 +45,21 @@ class AdminStub:
                 request_serializer=lookalike_dot_v1_dot_admin__pb2.SetCanaryRequest.SerializeToString,
                 response_deserializer=lookalike_dot_v1_dot_admin__pb2.SetCanaryResponse.FromString,
                 _registered_method=True)
+        self.ListKeys = channel.unary_unary(
+                '/lookalike.v1.Admin/ListKeys',
+                request_serializer=lookalike_dot_v1_dot_admin__pb2.ListKeysRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_admin__pb2.ListKeysResponse.FromString,
+                _registered_method=True)
+        self.CreateKey = channel.unary_unary(
+                '/lookalike.v1.Admin/CreateKey',
+                request_serializer=lookalike_dot_v1_dot_admin__pb2.CreateKeyRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_admin__pb2.CreateKeyResponse.FromString,
+                _registered_method=True)
+        self.RevokeKey = channel.unary_unary(
+                '/lookalike.v1.Admin/RevokeKey',
+                request_serializer=lookalike_dot_v1_dot_admin__pb2.RevokeKeyRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_admin__pb2.RevokeKeyResponse.FromString,
+                _registered_method=True)
         self.FlushCache = channel.unary_unary(
                 '/lookalike.v1.Admin/FlushCache',
                 request_serializer=lookalike_dot_v1_dot_admin__pb2.FlushCacheRequest.SerializeToString,
@@ -104,6 +119,27 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListKeys(self, request, context):
+        """API keys. FAILED_PRECONDITION: the process asks for none (its setting `keys`). INVALID_ARGUMENT: the message names what is
+        wrong. Every gateway notices a change within two seconds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateKey(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeKey(self, request, context):
+        """NOT_FOUND: no such key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def FlushCache(self, request, context):
         """Forget cached answers: all of this process's memory, or of this catalogue in Redis, for all gateways.
         """
@@ -145,6 +181,21 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.SetCanary,
                     request_deserializer=lookalike_dot_v1_dot_admin__pb2.SetCanaryRequest.FromString,
                     response_serializer=lookalike_dot_v1_dot_admin__pb2.SetCanaryResponse.SerializeToString,
+            ),
+            'ListKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListKeys,
+                    request_deserializer=lookalike_dot_v1_dot_admin__pb2.ListKeysRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_admin__pb2.ListKeysResponse.SerializeToString,
+            ),
+            'CreateKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateKey,
+                    request_deserializer=lookalike_dot_v1_dot_admin__pb2.CreateKeyRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_admin__pb2.CreateKeyResponse.SerializeToString,
+            ),
+            'RevokeKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeKey,
+                    request_deserializer=lookalike_dot_v1_dot_admin__pb2.RevokeKeyRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_admin__pb2.RevokeKeyResponse.SerializeToString,
             ),
             'FlushCache': grpc.unary_unary_rpc_method_handler(
                     servicer.FlushCache,
@@ -298,6 +349,87 @@ class Admin:
             '/lookalike.v1.Admin/SetCanary',
             lookalike_dot_v1_dot_admin__pb2.SetCanaryRequest.SerializeToString,
             lookalike_dot_v1_dot_admin__pb2.SetCanaryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookalike.v1.Admin/ListKeys',
+            lookalike_dot_v1_dot_admin__pb2.ListKeysRequest.SerializeToString,
+            lookalike_dot_v1_dot_admin__pb2.ListKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookalike.v1.Admin/CreateKey',
+            lookalike_dot_v1_dot_admin__pb2.CreateKeyRequest.SerializeToString,
+            lookalike_dot_v1_dot_admin__pb2.CreateKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookalike.v1.Admin/RevokeKey',
+            lookalike_dot_v1_dot_admin__pb2.RevokeKeyRequest.SerializeToString,
+            lookalike_dot_v1_dot_admin__pb2.RevokeKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -55,6 +55,13 @@ class AdminStub:
     """Let a release answer a share of searches beside the one that serves, or none. As CutOver; FAILED_PRECONDITION: it serves
     already, or has another number of shards.
     """
+    ListKeys: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListKeysRequest, _admin_pb2.ListKeysResponse]
+    """API keys. FAILED_PRECONDITION: the process asks for none (its setting `keys`). INVALID_ARGUMENT: the message names what is
+    wrong. Every gateway notices a change within two seconds.
+    """
+    CreateKey: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CreateKeyRequest, _admin_pb2.CreateKeyResponse]
+    RevokeKey: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RevokeKeyRequest, _admin_pb2.RevokeKeyResponse]
+    """NOT_FOUND: no such key."""
     FlushCache: _grpc.UnaryUnaryMultiCallable[_admin_pb2.FlushCacheRequest, _admin_pb2.FlushCacheResponse]
     """Forget cached answers: all of this process's memory, or of this catalogue in Redis, for all gateways."""
     Drain: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DrainRequest, _admin_pb2.DrainResponse]
@@ -87,6 +94,13 @@ class AdminAsyncStub(AdminStub):
     """Let a release answer a share of searches beside the one that serves, or none. As CutOver; FAILED_PRECONDITION: it serves
     already, or has another number of shards.
     """
+    ListKeys: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListKeysRequest, _admin_pb2.ListKeysResponse]  # type: ignore[assignment]
+    """API keys. FAILED_PRECONDITION: the process asks for none (its setting `keys`). INVALID_ARGUMENT: the message names what is
+    wrong. Every gateway notices a change within two seconds.
+    """
+    CreateKey: _aio.UnaryUnaryMultiCallable[_admin_pb2.CreateKeyRequest, _admin_pb2.CreateKeyResponse]  # type: ignore[assignment]
+    RevokeKey: _aio.UnaryUnaryMultiCallable[_admin_pb2.RevokeKeyRequest, _admin_pb2.RevokeKeyResponse]  # type: ignore[assignment]
+    """NOT_FOUND: no such key."""
     FlushCache: _aio.UnaryUnaryMultiCallable[_admin_pb2.FlushCacheRequest, _admin_pb2.FlushCacheResponse]  # type: ignore[assignment]
     """Forget cached answers: all of this process's memory, or of this catalogue in Redis, for all gateways."""
     Drain: _aio.UnaryUnaryMultiCallable[_admin_pb2.DrainRequest, _admin_pb2.DrainResponse]  # type: ignore[assignment]
@@ -146,6 +160,31 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         """Let a release answer a share of searches beside the one that serves, or none. As CutOver; FAILED_PRECONDITION: it serves
         already, or has another number of shards.
         """
+
+    @_abc_1.abstractmethod
+    def ListKeys(
+        self,
+        request: _admin_pb2.ListKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListKeysResponse, _abc.Awaitable[_admin_pb2.ListKeysResponse]]:
+        """API keys. FAILED_PRECONDITION: the process asks for none (its setting `keys`). INVALID_ARGUMENT: the message names what is
+        wrong. Every gateway notices a change within two seconds.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateKey(
+        self,
+        request: _admin_pb2.CreateKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.CreateKeyResponse, _abc.Awaitable[_admin_pb2.CreateKeyResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def RevokeKey(
+        self,
+        request: _admin_pb2.RevokeKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.RevokeKeyResponse, _abc.Awaitable[_admin_pb2.RevokeKeyResponse]]:
+        """NOT_FOUND: no such key."""
 
     @_abc_1.abstractmethod
     def FlushCache(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import grpc
@@ -14,6 +15,8 @@ import grpc.aio
 import pytest
 
 from lookalike.__main__ import COMMANDS
+from lookalike.access.file_key_store import FileKeyStore
+from lookalike.access.key import AccessKey, digest_of, new_key
 from lookalike.channels import aio_channel
 from lookalike.cli.dispatch import dispatch
 from lookalike.releases import version
@@ -24,7 +27,9 @@ from lookalike.v1.admin_pb2 import (
     DrainRequest,
     FlushCacheRequest,
     GetStatusRequest,
+    ListKeysRequest,
     ListReleasesRequest,
+    RevokeKeyRequest,
     RollBackRequest,
     SetCanaryRequest,
 )
@@ -69,9 +74,9 @@ async def admin_of_a_system(**settings: Any) -> AsyncIterator[tuple[ScriptedSyst
         yield system, AdminStub(system.channel)
 
 
-async def run(*words: str) -> int:
+async def run(*words: str, environ: Mapping[str, str] = MappingProxyType({})) -> int:
     """The command's exit status. It calls and blocks, so it has a thread."""
-    return await asyncio.to_thread(dispatch, "lookalike", COMMANDS, ["admin", *words], {})
+    return await asyncio.to_thread(dispatch, "lookalike", COMMANDS, ["admin", *words], environ)
 
 
 # What serves.
@@ -256,6 +261,75 @@ async def test_a_drain_is_answered_and_begins_once() -> None:
             await until(lambda: stops)
             assert (await admin.GetStatus(GetStatusRequest())).draining
     assert len(stops) == 1
+
+
+# Keys.
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FileKeyStore:
+    return FileKeyStore(tmp_path / "keys.json")
+
+
+@pytest.fixture
+def operator(store: FileKeyStore) -> str:
+    """The token of a key that may call Admin."""
+    key, token = new_key("operator", frozenset({"admin"}), now_s=1)
+    store.put(key)
+    return token
+
+
+def keys_in(store: FileKeyStore) -> list[AccessKey]:
+    stored = store.read()
+    return [each for each in stored.keys if each.name != "operator"] if stored else []
+
+
+async def test_keys_are_made_listed_and_revoked_by_whoever_has_one_with_the_scope_admin(
+    store: FileKeyStore, operator: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    audit, environ = tmp_path / "audit.log", {"LOOKALIKE_API_KEY": operator}
+    async with scripted_system(admin=True, keys=str(tmp_path / "keys.json"), audit_log=audit) as system:
+        where = ("--address", system.address)
+        created = ("create-key", "--name", "shop", "--scopes", "search,read", "--calls-per-s", "50")
+        assert await run(*created, *where) == 1  # Without a key.
+        assert await run(*created, *where, environ=environ) == 0
+        token = capsys.readouterr().out.split()[0]
+        (key,) = keys_in(store)
+        assert (key.name, sorted(key.scopes), key.limits.calls_per_s) == ("shop", ["read", "search"], 50.0)
+        assert key.digest == digest_of(token)
+        assert await run("keys", *where, environ=environ) == 0
+        assert capsys.readouterr().out.splitlines()[1] == f"{key.id}  shop  read,search  calls_per_s=50"
+        assert await run("revoke-key", key.id, *where, environ=environ) == 0
+        assert await run("revoke-key", key.id, *where, environ=environ) == 1
+        assert await run("create-key", "--name", "a", "--scopes", "everything", *where, environ=environ) == 2
+        assert "everything" in capsys.readouterr().err
+    assert keys_in(store) == []
+    shown = [(line["method"].partition("/")[2], line.get("id"), line["outcome"]) for line in ends_of(audit)]
+    assert shown[:3] == [("CreateKey", key.id, "OK"), ("ListKeys", None, "OK"), ("RevokeKey", key.id, "OK")]
+    assert {line["caller"] for line in lines_of(audit)} == {operator.split("_")[1]}
+    assert token.rpartition("_")[2] not in json.dumps(lines_of(audit))
+
+
+async def test_a_store_of_keys_that_is_damaged_is_unavailable_without_its_place(
+    store: FileKeyStore, operator: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "keys.json"
+    async with admin_of_a_system(keys=str(path)) as (_, admin):
+        write(path, b"{")
+        metadata = [("authorization", f"Bearer {operator}")]
+        for call in (
+            admin.ListKeys(ListKeysRequest(), metadata=metadata),
+            admin.RevokeKey(RevokeKeyRequest(id="a"), metadata=metadata),
+        ):
+            assert await refusal(call) == (
+                grpc.StatusCode.UNAVAILABLE,
+                "the store of API keys cannot be read or written",
+            )
+
+
+async def test_a_gateway_that_asks_for_no_keys_has_none_to_list() -> None:
+    async with admin_of_a_system() as (_, admin):
+        assert (await refusal(admin.ListKeys(ListKeysRequest())))[0] is grpc.StatusCode.FAILED_PRECONDITION
 
 
 # Who may, and what is written down.

@@ -27,11 +27,14 @@ from lookalike.channels import aio_channel
 from lookalike.errors import Unavailable
 from lookalike.v1 import admin_pb2, catalog_pb2, search_pb2
 from lookalike.v1.admin_pb2 import (
+    CreateKeyRequest,
     CutOverRequest,
     DrainRequest,
     FlushCacheRequest,
     GetStatusRequest,
+    ListKeysRequest,
     ListReleasesRequest,
+    RevokeKeyRequest,
     RollBackRequest,
     SetCanaryRequest,
 )
@@ -114,6 +117,9 @@ REQUESTS: Mapping[str, Sequence[Message]] = {
     "CutOver": [CutOverRequest(release="0123456789abcdef")],
     "RollBack": [RollBackRequest()],
     "SetCanary": [SetCanaryRequest(release="0123456789abcdef", share=0.5)],
+    "ListKeys": [ListKeysRequest()],
+    "CreateKey": [CreateKeyRequest(name="shop", scopes=["search"])],
+    "RevokeKey": [RevokeKeyRequest(id="0123456789ab")],
     "FlushCache": [FlushCacheRequest()],
     "Drain": [DrainRequest()],
     "Wait": [WaitRequest(handles=["0123abcd.0.1-1"])],
