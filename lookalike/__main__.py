@@ -12,6 +12,16 @@ COMMANDS = {
     "search": Command("lookalike.cli.search:main", "search a gateway for similar products"),
     "duplicates": Command("lookalike.cli.duplicates:main", "search a gateway for near-duplicates of a product"),
     "classify": Command("lookalike.cli.classify:main", "ask a gateway for the category of a product, photo or title"),
+    "admin status": Command("lookalike.cli.admin:status", "show what a gateway serves, and from what"),
+    "admin releases": Command("lookalike.cli.admin:releases", "list the releases that a gateway can let serve"),
+    "admin cut-over": Command("lookalike.cli.admin:cut_over", "let a release serve"),
+    "admin rollback": Command("lookalike.cli.admin:roll_back", "let the release serve that served before"),
+    "admin canary": Command("lookalike.cli.admin:canary", "let a release answer a share of searches, or none"),
+    "admin keys": Command("lookalike.cli.admin:keys", "list the API keys of a gateway"),
+    "admin create-key": Command("lookalike.cli.admin:create_key", "make an API key"),
+    "admin revoke-key": Command("lookalike.cli.admin:revoke_key", "remove an API key"),
+    "admin flush-cache": Command("lookalike.cli.admin:flush_cache", "forget cached answers"),
+    "admin drain": Command("lookalike.cli.admin:drain", "stop a gateway or a node without a failed call"),
     "catalog sample": Command("lookalike.demo.sample.command:main", "draw a sample catalogue"),
     "catalog import": Command(
         "pipeline.import_command:main", "turn a table from elsewhere and photos into a catalogue"

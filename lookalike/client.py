@@ -54,6 +54,7 @@ from lookalike.retries import DEFAULT_RETRIES, RetryPolicy, service_config
 from lookalike.spaces import VECTOR_SPACES, space_name
 from lookalike.status import from_request_error, to_error
 from lookalike.tls import Tls
+from lookalike.v1.admin_pb2_grpc import AdminStub
 from lookalike.v1.catalog_pb2 import (
     AcceptedChange,
     BatchWriteResponse,
@@ -133,6 +134,7 @@ class Client:
         self._channel = blocking_client_channel(address, service_config(retry), tls)
         self._similar = SimilarProductsStub(self._channel)
         self._catalog = CatalogStub(self._channel)
+        self._admin = AdminStub(self._channel)
 
     def search(self, *, timeout_s: float | None = None, **arguments: Unpack[SearchArguments]) -> SearchResponse:
         """Search products similar to one or several examples: hits, best first, and how they were found (`provenance`).
@@ -339,6 +341,11 @@ class Client:
         request = WaitRequest(handles=handles, timeout_s=wait_s)
         timeout_s = self._timeout_s + wait_s if timeout_s is None else timeout_s
         return self._call(self._catalog.Wait, request, timeout_s).changes
+
+    def admin(self, request: Message, *, timeout_s: float | None = None) -> Any:
+        """The response of the method of the service Admin that takes this request: `CutOverRequest` is for CutOver."""
+        method = type(request).__name__.removesuffix("Request")
+        return self._call(getattr(self._admin, method), request, timeout_s)
 
     def _call(self, method: Callable[..., Response], request: Message, timeout_s: float | None) -> Response:
         """Call, with the client's time-out unless the call has its own."""

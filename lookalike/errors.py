@@ -20,9 +20,25 @@ LookalikeError
 `lookalike.status` maps these types to gRPC status codes. Any other exception is a bug: INTERNAL.
 """
 
+from __future__ import annotations
+
+from typing import Self
+
 
 class LookalikeError(Exception):
-    """The base of all errors. Its message tells a person what to do."""
+    """The base of all errors. Its message tells a person what to do.
+
+    public: the message for callers of a server, where the whole one has what only operators may know: addresses, paths,
+            words of libraries and of other systems. "": the message has nothing of that kind.
+    """
+
+    public = ""
+
+    def hidden_as(self, public: str) -> Self:
+        """This error, of which a server tells its callers no more than `public`; its log has the whole message."""
+        if public != str(self):
+            self.public = public
+        return self
 
     request_id = ""  # By which the server's logs name the call that failed; empty: it did not say.
 
@@ -108,3 +124,8 @@ class BadArtifact(OperatorError):
 
 class BadCatalogue(OperatorError):
     """The catalogue cannot be read."""
+
+
+def public_message(error: LookalikeError) -> str:
+    """What callers of a server are told of an error."""
+    return error.public or str(error)

@@ -24,6 +24,7 @@ from lookalike.errors import (
     ServiceError,
     Unauthenticated,
     Unavailable,
+    public_message,
 )
 from lookalike.tls_failures import explained
 from lookalike.v1.types_pb2 import RequestError
@@ -89,7 +90,7 @@ def to_request_error(error: LookalikeError) -> RequestError:
     code = code_of(error).value[0]
     if isinstance(error, InvalidRequest):
         return RequestError(code=code, message=error.reason, field=error.field)
-    return RequestError(code=code, message=str(error), retry_after_s=retry_delay_s(error) or 0.0)
+    return RequestError(code=code, message=public_message(error), retry_after_s=retry_delay_s(error) or 0.0)
 
 
 def from_request_error(error: RequestError) -> LookalikeError:
@@ -144,7 +145,7 @@ def rich_status(error: LookalikeError, request_id: str = "") -> status_pb2.Statu
     for detail in details:
         packed.append(any_pb2.Any())
         packed[-1].Pack(detail)
-    return status_pb2.Status(code=code_of(error).value[0], message=str(error), details=packed)
+    return status_pb2.Status(code=code_of(error).value[0], message=public_message(error), details=packed)
 
 
 def trailer_of(error: LookalikeError, request_id: str = "") -> Trailer:

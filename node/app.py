@@ -65,7 +65,7 @@ async def open_node(settings: NodeSettings) -> AsyncIterator[tuple[Gateway, list
     count = max(manifest.shards, settings.max_shards)  # Those that a version does not have are idle.
     with open_shards(settings, range(count), max_shards=count) as shards:
         transports = [LocalShard(number, shard.service) for number, shard in enumerate(shards)]
-        gateway = build_gateway(settings, transports)
+        gateway = build_gateway(settings, transports, location)
         try:
             yield gateway, shards
         finally:

@@ -11,7 +11,7 @@ from typing import TypeVar
 import grpc
 
 from index.serving.service import IndexShard
-from lookalike.errors import LookalikeError, Unavailable
+from lookalike.errors import LookalikeError, Unavailable, public_message
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.edge import error_of_peer
 from lookalike.shard_query import ShardHits, ShardQuery
@@ -113,8 +113,10 @@ class LocalShard:
             raise Unavailable(f"shard {self.address} did not answer in time") from None
         except Exception as error:
             if isinstance(error, LookalikeError) and is_stated(error):
-                raise error_of_peer(
-                    code_of(error), str(error), f"shard {self.address}", retry_after_s=retry_delay_s(error)
-                ) from error
+                told, full = (
+                    error_of_peer(code_of(error), text, f"shard {self.address}", retry_after_s=retry_delay_s(error))
+                    for text in (public_message(error), str(error))
+                )
+                raise full.hidden_as(public_message(told)) from error
             log.error("unexpected error", exc_info=error)
             raise error_of_peer(grpc.StatusCode.INTERNAL, INTERNAL_MESSAGE, f"shard {self.address}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,14 +11,23 @@ import grpc
 
 from encoders.clients import Encoders
 from lookalike.access.followed_keys import guarding
+from lookalike.access.key_store import open_key_store
 from lookalike.errors import BadSettings
+from lookalike.releases.location import Location, open_location
 from lookalike.runtime import edge, lifecycle, security, telemetry
+from lookalike.runtime.line_file import LineFile
 from lookalike.runtime.settings import load
 from lookalike.runtime.slow_log import slow_log
 from lookalike.stream.redis_stream import open_redis_stream
-from lookalike.v1 import catalog_pb2, search_pb2
+from lookalike.v1 import admin_pb2, catalog_pb2, search_pb2
 from server import batch, changes
+from server.admin import AdminService
+from server.admin_keys import Keys
+from server.admin_releases import Releases
 from server.admission import Admission, StreamHandler, UnaryHandler
+from server.audit_log import AuditLog
+from server.audited_admin import audit_admin
+from server.audited_changes import audit_changes
 from server.batch import BatchSearcher
 from server.catalog import CatalogReader
 from server.change_encoding import ChangeEncoder
@@ -45,7 +54,8 @@ from server.write_stream import WriteStreamer
 
 SEARCH = search_pb2.DESCRIPTOR.services_by_name["SimilarProducts"]
 CATALOG = catalog_pb2.DESCRIPTOR.services_by_name["Catalog"]
-SERVICES = (SEARCH.full_name, CATALOG.full_name)
+ADMIN = admin_pb2.DESCRIPTOR.services_by_name["Admin"]
+SERVICES = (SEARCH.full_name, CATALOG.full_name, ADMIN.full_name)
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
@@ -74,6 +84,8 @@ class Gateway:
     encoders: Encoders
     cache: ResultCache | None
     enqueuer: Enqueuer
+    audit: AuditLog | None
+    admin_keys: Keys | None
     recall: OnlineRecall
     open_streams: OpenStreams
     handlers: tuple[grpc.GenericRpcHandler, ...]
@@ -84,10 +96,22 @@ class Gateway:
         await asyncio.gather(self.shards.close(), self.encoders.close(), self.enqueuer.close())
         if self.cache is not None:
             await self.cache.close()
+        if self.audit is not None:
+            self.audit.close()
+        if self.admin_keys is not None:
+            self.admin_keys.close()
 
 
-def build_gateway(settings: ServiceSettings, transports: Sequence[ShardTransport]) -> Gateway:
-    """Build all parts of a gateway of these shards, in the order of their ordinals; nothing is connected yet."""
+def build_gateway(
+    settings: ServiceSettings,
+    transports: Sequence[ShardTransport],
+    releases: Location | None = None,
+    stop: Callable[[], None] = lifecycle.request_stop,
+) -> Gateway:
+    """Build all parts of a gateway of these shards, in the order of their ordinals; nothing is connected yet.
+
+    releases, stop: for Admin, the location of the releases, and what begins what SIGTERM begins.
+    """
     shards, encoders, cache = ShardGroup(transports, settings), Encoders(settings.encoders()), _result_cache(settings)
     handovers = HandoverRunner(transports)
     versions = VersionWatch(shards, encoders, handovers, settings.refresh_s)
@@ -114,6 +138,7 @@ def build_gateway(settings: ServiceSettings, transports: Sequence[ShardTransport
     classifier = ClassifyHandler(versions, shards, encoders, deadline_s, callers)
     reader = CatalogReader(versions, shards, deadline_s)
     writer = CatalogWriter(versions, shards, ChangeEncoder(encoders, callers), deadline_s, settings.revision_unit)
+    audit = _audit_log(settings)
     # They admit each of their searches and batches.
     open_streams = OpenStreams(settings.max_streams, callers)
     enqueuer = Enqueuer(
@@ -146,7 +171,9 @@ def build_gateway(settings: ServiceSettings, transports: Sequence[ShardTransport
     search_streams: Mapping[str, edge.Bidirectional] = {
         "SearchStream": SearchStreamer(searcher, admission, open_streams).search_stream
     }
-    write_streams: Mapping[str, edge.Bidirectional] = {"Write": WriteStreamer(writer, admission, open_streams).write}
+    write_streams: Mapping[str, edge.Bidirectional] = {
+        "Write": WriteStreamer(writer, admission, open_streams, audit).write
+    }
     search_methods = admission.admit(
         search, calls={"BatchSearch": batch.calls_of}, at_once=at_once, measured={"Search", "FindDuplicates"}
     )
@@ -156,17 +183,38 @@ def build_gateway(settings: ServiceSettings, transports: Sequence[ShardTransport
         calls={"BatchWrite": changes.calls_of},
         items=dict.fromkeys(("BatchWrite", "Enqueue"), changes.count_of),
     )
+    if audit is not None:
+        catalog_methods = audit_changes(audit, catalog_methods)
+    keys_of_admin = Keys(open_key_store(settings.keys)) if settings.keys else None
+    admin = AdminService(
+        versions,
+        shards,
+        transports=transports,
+        encoders=encoders,
+        cache=cache,
+        releases=None if releases is None else Releases(releases),
+        keys=keys_of_admin,
+        enabled=settings.admin,
+        default_deadline_s=deadline_s,
+        drain_s=settings.drain_s,
+        stop=stop,
+    )
+    admin_methods = admin.methods() if audit is None else audit_admin(audit, admin.methods())
     stall_s = settings.stream_stall_s
     handlers = (
         edge.handler(SEARCH, {**search_methods, **search_streams}, take_bytes={"Search"}, stall_s=stall_s),
+        edge.handler(ADMIN, admin_methods),
         edge.handler(CATALOG, {**catalog_methods, **write_streams, "Wait": enqueuer.wait}, stall_s=stall_s),
     )
-    return Gateway(shards, versions, handovers, encoders, cache, enqueuer, recall, open_streams, handlers)
+    return Gateway(
+        shards, versions, handovers, encoders, cache, enqueuer, audit, keys_of_admin, recall, open_streams, handlers
+    )
 
 
 async def serve(settings: GatewaySettings) -> None:
     """Serve until a signal ends it; ready once all shards serve one version, or enough do after a while."""
-    gateway = build_gateway(settings, build_shards(settings))
+    releases = open_location(settings.releases, settings.releases_options) if settings.releases else None
+    gateway = build_gateway(settings, build_shards(settings), releases)
     ready = partial(gateway.versions.until_ready, settings.ready_wait_s, settings.ready_coverage)
     try:
         await gateway.enqueuer.start()
@@ -190,7 +238,19 @@ def _result_cache(settings: ServiceSettings) -> ResultCache | None:
     if not settings.cache_ttl_s:
         return None
     if settings.redis:
-        return RedisResultCache(settings.redis, ttl_s=settings.cache_ttl_s, timeout_s=settings.cache_timeout_s)
+        return RedisResultCache(
+            settings.redis,
+            ttl_s=settings.cache_ttl_s,
+            timeout_s=settings.cache_timeout_s,
+            prefix=settings.redis_prefix,
+        )
     if not settings.cache_memory_bytes:
         return None
     return MemoryResultCache(max_bytes=settings.cache_memory_bytes, ttl_s=settings.cache_ttl_s)
+
+
+def _audit_log(settings: ServiceSettings) -> AuditLog | None:
+    if settings.audit_log is None:
+        return None
+    file = LineFile(settings.audit_log, max_bytes=settings.audit_bytes, files=settings.audit_files)
+    return AuditLog(file, "refuse" if settings.audit_full == "refuse" else "continue")

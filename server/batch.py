@@ -13,6 +13,7 @@ from lookalike.errors import InvalidRequest, LookalikeError, Overloaded
 from lookalike.limits import MAX_BATCH, MAX_MESSAGE_BYTES
 from lookalike.runtime import tracing
 from lookalike.runtime.deadline import Deadline
+from lookalike.runtime.failure_log import told_as_message
 from lookalike.status import INTERNAL_MESSAGE, to_request_error
 from lookalike.v1.index_pb2 import OpaqueBatchSearchResponse, OpaqueBatchSearchResult
 from lookalike.v1.search_pb2 import BatchSearchRequest, SearchRequest
@@ -53,7 +54,7 @@ class BatchSearcher:
             with tracing.span("search"):
                 return await self.searcher.respond(request.SerializeToString(), RequestTimer(), deadline)
         except LookalikeError as error:
-            return to_request_error(error)
+            return told_as_message(error)
         except Exception:
             log.exception("unexpected error in a batch")
             return to_request_error(LookalikeError(INTERNAL_MESSAGE))

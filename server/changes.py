@@ -17,11 +17,11 @@ from lookalike.limits import MAX_CHANGES
 from lookalike.product_rules import embedded_texts, max_revision
 from lookalike.runtime.concurrently import run_concurrently
 from lookalike.runtime.deadline import Deadline
+from lookalike.runtime.failure_log import told_as_message
 from lookalike.runtime.partition import product_hash
 from lookalike.runtime.product_fields import check_product_id, check_update_mask, normalise_product
 from lookalike.runtime.revisions import check_revision
 from lookalike.spaces import space_name
-from lookalike.status import to_request_error
 from lookalike.timestamps import unix_time_s
 from lookalike.v1 import catalog_pb2
 from lookalike.v1.catalog_pb2 import Change, ChangeResponse, ChangeResult
@@ -29,6 +29,7 @@ from lookalike.v1.index_pb2 import ChangeKind, Patch, Update, UpdateResult, Upse
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Product, Space, SpaceVector
 from lookalike.vectors import pack
 from server.admission import Permit
+from server.audit_log import note_products
 from server.change_encoding import ChangeEncoder, Vectors, parse_vectors
 from server.filters import check_filter
 from server.shard_group import ShardGroup
@@ -177,6 +178,7 @@ class CatalogWriter:
                         raise outcome
                     response.removed += outcome.applied
                 response.matched += len(ids)
+                note_products(ids)
         return response
 
     async def _change(self, change: Change, deadline: Deadline) -> ChangeResponse:
@@ -403,7 +405,7 @@ def _outcome(change: _Prepared, result: UpdateResult | LookalikeError) -> Change
 
 def _result(outcome: ChangeResponse | LookalikeError) -> ChangeResult:
     if isinstance(outcome, LookalikeError):
-        return ChangeResult(error=to_request_error(outcome))
+        return ChangeResult(error=told_as_message(outcome))
     return ChangeResult(response=outcome)
 
 

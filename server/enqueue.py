@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 from google.protobuf.message import Message
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 MAX_WAIT_S = 60.0
 _FIRST_LOOK_S, _LONGEST_LOOK_S = 0.02, 0.5  # Between two looks at what is pending; they become rarer.
 _SOURCE = "enqueue"
+_NOT_USABLE = "the stream of product events cannot be used as it is set up; see the server's log"
 _STATES: Mapping[EventState, catalog_pb2.EventState.ValueType] = {
     EventState.UNKNOWN: catalog_pb2.EVENT_STATE_UNSPECIFIED,
     EventState.PENDING: catalog_pb2.EVENT_STATE_PENDING,
@@ -93,7 +95,7 @@ class Enqueuer:
             except InvalidRequest as error:
                 result = EnqueueResult(error=to_request_error(error))
             response.results.append(result)
-        handles = await self._within(deadline, stream.append(valid)) if valid else ()
+        handles = await self._within(deadline, partial(stream.append, valid)) if valid else ()
         accepted = (each.accepted for each in response.results if each.HasField("accepted"))
         for each, handle in zip(accepted, handles, strict=True):
             each.handle = str(handle)
@@ -116,7 +118,7 @@ class Enqueuer:
         found: list[EnqueuedChange] = [EnqueuedChange()] * len(handles)
         open_, pause_s = [*range(len(handles))], _FIRST_LOOK_S
         while True:
-            statuses = await self._within(deadline, stream.statuses(self._group, [handles[i] for i in open_]))
+            statuses = await self._within(deadline, partial(stream.statuses, self._group, [handles[i] for i in open_]))
             for i, status in zip(open_, statuses, strict=True):
                 found[i] = EnqueuedChange(state=_STATES[status.state], reason=status.reason)
             open_ = [i for i in open_ if found[i].state == catalog_pb2.EVENT_STATE_PENDING]
@@ -128,12 +130,12 @@ class Enqueuer:
                 return found
             pause_s = min(2 * pause_s, _LONGEST_LOOK_S)
 
-    async def _within(self, deadline: Deadline, call: Awaitable[_Result]) -> _Result:
+    async def _within(self, deadline: Deadline, call: Callable[[], Awaitable[_Result]]) -> _Result:
         try:
             async with asyncio.timeout(deadline.or_after(self._deadline_s).timeout_s()):
-                return await call
+                return await call()
         except BadSettings as error:  # It was made anew with other partitions.
-            raise FailedPrecondition(str(error)) from error
+            raise FailedPrecondition(str(error)).hidden_as(_NOT_USABLE) from error
         except TimeoutError:
             raise DeadlineExceeded("the stream did not answer in time; what was enqueued may be on it") from None
 
@@ -143,7 +145,7 @@ class Enqueuer:
         try:
             return await self._opened()
         except BadSettings as error:
-            raise FailedPrecondition(str(error)) from error
+            raise FailedPrecondition(str(error)).hidden_as(_NOT_USABLE) from error
 
     async def _opened(self) -> ProductStream:
         async with self._opening:

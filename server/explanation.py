@@ -21,6 +21,7 @@ from encoders.clients import EncodedVector, Encoders, InputVectors
 from lookalike.errors import InvalidRequest, LookalikeError
 from lookalike.runtime.concurrently import run_concurrently
 from lookalike.runtime.deadline import Deadline
+from lookalike.runtime.failure_log import told
 from lookalike.v1.index_pb2 import FetchedProduct
 from lookalike.v1.search_pb2 import Contribution, Hit
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Space
@@ -72,7 +73,7 @@ class Explainer:
             deadline = Deadline.after(deadline.remaining_s() * _DEADLINE_SHARE)
             return results, await self._contributions(ids[:MAX_EXPLAINED_HITS], deadline)
         except LookalikeError as error:
-            return results.with_failure(f"not explained: {error}"), ()
+            return results.with_failure(f"not explained: {told(error)}"), ()
 
     async def _contributions(self, ids: Sequence[str], deadline: Deadline) -> Sequence[bytes]:
         left_out = await self._leave_out(deadline) if ids else ()

@@ -37,6 +37,10 @@ REFUSED = Counter(
     "lookalike_requests_refused_total",
     "Requests refused at once: too many, or too many bytes, in flight, or too late for their deadline.",
 )
+AUDIT_LOST = Counter("lookalike_audit_lines_lost_total", "Lines that the audit log lacks: they could not be written.")
+AUDIT_REFUSED = Counter(
+    "lookalike_audit_refused_total", "Changes and calls of Admin refused because the audit log cannot be written."
+)
 KEY_REFUSED = Counter(
     "lookalike_key_limit_refusals_total",
     "Requests refused for the limits of their API key: calls, bytes and photos per second, concurrency; share: more "

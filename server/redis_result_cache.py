@@ -6,23 +6,30 @@ It fails open: while Redis is down, answers are computed, not refused.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from time import monotonic
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
-from lookalike.errors import BadSettings, Overloaded
+from lookalike.errors import Overloaded, Unavailable
 from lookalike.runtime.coalescer import Coalescer
+from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.redis_client import open_redis
 from lookalike.runtime.reported_breaker import ReportedBreaker
 from server import metrics
-from server.result_cache import digest_of
+from server.result_cache import Flushed, digest_of
 
 _MAX_FAILURES_IN_A_ROW = 3
 _DIGEST_BYTES = 16
+_FORMAT = "search:3:"  # Of the values, by its number.
+_SCANNED_AT_ONCE = 1000  # Keys: Redis does nothing else meanwhile, for less than a millisecond.
+_FLUSH_TIMEOUT_S = 2.0  # Of one step of a flush.
+_LAST_S = 0.2  # Of the time that a flush has: for its reply.
 
 
 class RedisResultCache:
@@ -43,17 +50,14 @@ class RedisResultCache:
         ttl_s: float,
         timeout_s: float,
         pause_s: float = 1.0,
-        prefix: str = "lookalike:search:3:",  # The number is the format of the values.
+        prefix: str = "lookalike",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        try:
-            self._redis = open_redis(url, socket_connect_timeout=timeout_s, retry=None)
-        except ValueError as error:
-            raise BadSettings(f"redis url: {error}") from error
+        self._redis = open_redis(url, "redis url", socket_connect_timeout=timeout_s, retry=None)
         self._connection = self._redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
         self._ttl_ms = max(1, round(ttl_s * 1000))
         self._timeout_s = timeout_s
-        self._prefix = prefix
+        self._prefix = f"{prefix}:{_FORMAT}"
         breaker = partial(ReportedBreaker, max_failures=_MAX_FAILURES_IN_A_ROW, pause_s=pause_s, clock=clock)
         self._gets = breaker("redis get", "answers are computed, not looked up")
         self._sets = breaker("redis set", "answers are not stored")
@@ -81,6 +85,23 @@ class RedisResultCache:
             return
         with suppress(Overloaded):  # While Redis is too slow, values are not stored.
             self._set_batcher.submit((self._prefix + key, with_digest(key, value)))
+
+    async def flush(self, deadline: Deadline) -> Flushed:
+        """Looks through all keys of the Redis, some at a time; those of other prefixes stay."""
+        pattern, removed, cursor = f"{_glob_escaped(self._prefix)}*", 0, 0
+        try:
+            while True:
+                async with asyncio.timeout(_FLUSH_TIMEOUT_S):
+                    cursor, keys = await self._redis.scan(cursor, match=pattern, count=_SCANNED_AT_ONCE)
+                    if keys:
+                        removed += await self._redis.unlink(*keys)
+                if not cursor:
+                    return Flushed(removed, complete=True)
+                if deadline.at_s - monotonic() < _LAST_S:
+                    return Flushed(removed, complete=False)
+        except (RedisError, OSError, TimeoutError, RuntimeError) as error:  # The last as in `_call`.
+            what = "the result cache cannot be reached"
+            raise Unavailable(f"{what}: {error or type(error).__name__}").hidden_as(what) from error
 
     async def close(self) -> None:
         await self._connection.disconnect()
@@ -136,6 +157,11 @@ class RedisResultCache:
 def _record_failure(breaker: ReportedBreaker, error: Exception) -> None:
     metrics.CACHE_FAILURES.inc()
     breaker.record_failure(error)
+
+
+def _glob_escaped(text: str) -> str:
+    """The text as a pattern of Redis that only it matches."""
+    return re.sub(r"([*?\[\]\\^-])", r"\\\1", text)
 
 
 def with_digest(key: str, value: bytes) -> bytes:

@@ -11,7 +11,7 @@ import grpc.aio
 import numpy as np
 
 from lookalike.channels import aio_channel
-from lookalike.errors import LookalikeError
+from lookalike.errors import LookalikeError, public_message
 from lookalike.runtime import tracing
 from lookalike.runtime.call import outgoing
 from lookalike.runtime.edge import peer_error
@@ -26,14 +26,16 @@ Reply = TypeVar("Reply")
 class RemoteShard:
     """The ShardTransport to the shard process at `address`, host:port, which was resolved from `name`, or is one.
 
+    shard: its number, for callers, who are told no addresses.
     Its calls raise ConnectionFailed and Late, for `ReplicatedShard` to choose by.
     """
 
     in_service = 1
     numbering = ""
 
-    def __init__(self, address: str, name: str = "") -> None:
+    def __init__(self, address: str, shard: int, name: str = "") -> None:
         self.address = address
+        self._shard = shard
         self._channel = aio_channel(address, name)
         self._stub = index_pb2_grpc.IndexShardStub(self._channel)
 
@@ -102,10 +104,10 @@ class RemoteShard:
         refusal = peer_error(error, f"shard {self.address}")
         match error.code():
             case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.CANCELLED:  # The latter of a server that stops.
-                return ConnectionFailed(str(refusal))
+                refusal = ConnectionFailed(str(refusal))
             case grpc.StatusCode.DEADLINE_EXCEEDED:
-                return Late(str(refusal))
-        return refusal
+                refusal = Late(str(refusal))
+        return refusal.hidden_as(public_message(peer_error(error, f"shard {self._shard}")))
 
 
 def _write_query(message: index_pb2.ShardQuery, query: ShardQuery) -> None:

@@ -34,6 +34,7 @@ _RESOLVE_S = 1.0
 class Replica:
     """One address of a shard."""
 
+    shard: str
     transport: ShardTransport
     health: ReplicaHealth
     missed: MissedChanges = field(default_factory=MissedChanges)
@@ -107,7 +108,9 @@ class ReplicaSet:
         """The error of a shard that has no replica to call."""
         reasons = [each.health.reason for each in self._replicas.values()]
         reason = "; ".join(reasons) or f"shard {'+'.join(self._addresses)}: its name has no address"
-        return Unavailable(reason, retry_after_s=MAX_PROBE_S)
+        states = [each.health.state.value.replace("_", " ") for each in self._replicas.values()]
+        public = f"shard {self.label} is not available (its replicas: {', '.join(states) or 'none'})"
+        return Unavailable(reason, retry_after_s=MAX_PROBE_S).hidden_as(public)
 
     def send(
         self, replica: Replica, call: Callable[[ShardTransport], Awaitable[Reply]], kind: str = ""
@@ -174,7 +177,8 @@ class ReplicaSet:
         now_s = monotonic()
         # In the order of the names, which is that of the gateways' leaders.
         self._replicas = {
-            each: self._replicas.get(each) or Replica(self._connect(each, name), ReplicaHealth(self._hang_s, now_s))
+            each: self._replicas.get(each)
+            or Replica(self.label, self._connect(each, name), ReplicaHealth(self._hang_s, now_s))
             for each, name in found.items()
         }
         self._show()
@@ -312,7 +316,7 @@ async def _close(replica: Replica) -> None:
 def failure_of(task: asyncio.Task[Any], replica: Replica) -> LookalikeError | None:
     """The error of a call that has ended; None: it was answered. Raises what is a bug."""
     if task.cancelled():
-        return ConnectionFailed(replica.health.reason)
+        return ConnectionFailed(replica.health.reason).hidden_as(f"shard {replica.shard} does not answer")
     error = task.exception()
     if error is not None and not isinstance(error, LookalikeError):
         raise error
@@ -321,4 +325,4 @@ def failure_of(task: asyncio.Task[Any], replica: Replica) -> LookalikeError | No
 
 def public_error(error: LookalikeError) -> LookalikeError:
     """The error as callers of a shard know it."""
-    return Unavailable(str(error)) if isinstance(error, Unavailable) else error
+    return Unavailable(str(error)).hidden_as(error.public) if isinstance(error, Unavailable) else error

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import aclosing
+from functools import partial
 from secrets import token_hex
 from time import monotonic
 from typing import Any, TypeVar
@@ -51,7 +52,7 @@ class ReplicatedShard:
         addresses: Sequence[str],
         settings: GatewaySettings,
         *,
-        connect: Connect = RemoteShard,
+        connect: Connect | None = None,
         resolve: Resolve = resolve_address,
     ) -> None:
         self.address = "+".join(addresses)
@@ -60,7 +61,7 @@ class ReplicatedShard:
             ordinal,
             addresses,
             hang_s=settings.shard_hang_s,
-            connect=connect,
+            connect=connect or partial(RemoteShard, shard=ordinal),
             resolve=resolve,
             required_of=lambda version: self._numbers_of(version).required_of(),
         )
@@ -77,6 +78,10 @@ class ReplicatedShard:
     @property
     def in_service(self) -> int:
         return max(1, sum(each.health.in_service for each in self._replicas))
+
+    def replica_states(self) -> Sequence[ReplicaState]:
+        """Of each replica, in the order of their addresses."""
+        return [each.health.state for each in self._replicas]
 
     def sources(self) -> Sequence[ShardTransport]:
         return [each.transport for each in self._replicas.readable()]
@@ -300,7 +305,9 @@ class ReplicatedShard:
             raise self._replicas.why_none()
         quorum = self._settings.write_quorum
         if len(targets) < quorum:
-            raise Unavailable(f"shard {self.address}: {len(targets)} replicas are in service, a change needs {quorum}")
+            raise Unavailable(
+                f"shard {self._replicas.label}: {len(targets)} replicas are in service, a change needs {quorum}"
+            )
         left_s = max(0.001, until_s - monotonic())
         acknowledged, errors = await self._call_each(targets, lambda each: each.apply(request, left_s))
         # One that does not serve the version (any more) lacks nothing of it.
@@ -320,7 +327,7 @@ class ReplicatedShard:
                     why = str(errors.get(replica, "it lacks a product"))
                     self._replicas.note_missed(replica, request.version, sequences, f"missed a change: {why}")
         if merged is None or len(acknowledged) < quorum:
-            raise _no_quorum(self.address, len(acknowledged), quorum, [*errors.values()])
+            raise _no_quorum(self._replicas.label, len(acknowledged), quorum, [*errors.values()])
         if merged.disordered:
             metrics.WRITES_DISORDERED.labels(self._replicas.label).inc(merged.disordered)
             log.warning(
@@ -411,12 +418,12 @@ async def _first_done(
     return [call]
 
 
-def _no_quorum(address: str, made: int, quorum: int, errors: Sequence[LookalikeError]) -> LookalikeError:
+def _no_quorum(shard: str, made: int, quorum: int, errors: Sequence[LookalikeError]) -> LookalikeError:
     """The error of a change that too few replicas made: that of all of them, if it is one."""
     if not made and len({type(error) for error in errors}) == 1:
         return public_error(errors[0])
-    reasons = "; ".join(map(str, errors))
-    return Unavailable(f"shard {address}: {made} replicas have made the change, it needs {quorum}: {reasons}")
+    what = f"shard {shard}: {made} replicas have made the change, it needs {quorum}"
+    return Unavailable(f"{what}: {'; '.join(map(str, errors))}").hidden_as(what)
 
 
 def _until(timeout_s: float | None) -> float | None:

@@ -12,9 +12,17 @@ from collections.abc import Callable
 from hashlib import blake2b, sha256
 from typing import NamedTuple, Protocol
 
+from lookalike.runtime.deadline import Deadline
 from lookalike.v1 import search_pb2
 from lookalike.v1.types_pb2 import SpaceWeight
 from server.query import SearchQuery
+
+
+class Flushed(NamedTuple):
+    """What came of a flush."""
+
+    removed: int  # Answers.
+    complete: bool  # False: the deadline came first.
 
 
 class ResultCache(Protocol):
@@ -24,6 +32,9 @@ class ResultCache(Protocol):
 
     def put(self, key: str, value: bytes) -> None:
         """Store the value in the background; a failure is not reported."""
+
+    async def flush(self, deadline: Deadline) -> Flushed:
+        """Forget all answers of this catalogue. Raises Unavailable while it is down."""
 
     async def close(self) -> None: ...
 
@@ -122,6 +133,12 @@ class MemoryResultCache:
         self._bytes += len(key) + len(value)
         while self._bytes > self._max_bytes:
             self._drop(next(iter(self._entries)))
+
+    async def flush(self, deadline: Deadline) -> Flushed:
+        removed = len(self._entries)
+        self._entries.clear()
+        self._bytes = 0
+        return Flushed(removed, complete=True)
 
     async def close(self) -> None:
         self._entries.clear()

@@ -15,6 +15,7 @@ from lookalike.errors import FailedPrecondition, LookalikeError, ServiceError
 from lookalike.runtime import tracing
 from lookalike.runtime.concurrently import run_concurrently
 from lookalike.runtime.deadline import Deadline
+from lookalike.runtime.failure_log import told
 from lookalike.runtime.methods import parse_message
 from lookalike.runtime.slow_log import SlowLog
 from lookalike.shard_query import ShardQuery
@@ -290,7 +291,7 @@ class Searcher:
         try:
             fetched = await self.shards.fetch(snapshot, hits.ids, route.spaces, deadline)
         except LookalikeError as error:
-            return results.with_failure(f"not diversified: {error}"), hits
+            return results.with_failure(f"not diversified: {told(error)}"), hits
         vectors = hit_vectors(fetched, snapshot.spaces, route)
         # On a thread: 100 hits of 500 take 15 ms at 1024 dimensions, in which this loop can serve other calls.
         chosen = await asyncio.to_thread(diversify, hits.scores, vectors, query.diversity, query.limit)

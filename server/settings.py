@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from encoders.clients import EncoderSettings
@@ -33,6 +34,26 @@ class ServiceSettings(ProcessSettings):
         "text queries",
     )
     redis: str = setting("", "redis://… of the result cache; empty: a cache in this process's memory", secret=True)
+    audit_log: Path | None = setting(None, "file for who changed what, of this process alone; empty: none")  # noqa: RUF009  # as above
+    audit_full: str = setting(
+        "refuse",
+        "where the audit log cannot be written: refuse changes, or continue and say how many lines are lost",
+        choices=("refuse", "continue"),
+    )
+    audit_bytes: int = setting(
+        64 << 20, "size of a file of the audit log, after which the next one is begun", at_least=1 << 12
+    )
+    audit_files: int = setting(
+        10, "files of the audit log; the oldest is removed for a new one", at_least=1, at_most=10_000
+    )
+    redis_prefix: str = setting(
+        "lookalike", "of the cache's keys in Redis; catalogues that share a Redis have one of their own each"
+    )
+    admin: bool = setting(
+        False,
+        "answer Admin, which says what is served, changes it and stops the process: where nobody else reaches the "
+        "port, or every call needs a key",
+    )
     keys: str = setting(
         "",
         "file, or redis://…, of the API keys (`lookalike keys`); every call needs one of them; empty: none does",
@@ -227,6 +248,10 @@ class GatewaySettings(ServiceSettings):
         at_least=1,
         at_most=16,
     )
+    releases: str = setting(
+        "", "for Admin: where the releases are, a directory or a URL (s3://…); empty: it cannot change what serves"
+    )
+    releases_options: str = setting("", "options of the URL's fsspec filesystem as a JSON object", secret=True)
     ready_wait_s: float = setting(
         10.0, "after its start, time in which the gateway is ready only with all shards", at_least=0, at_most=3600
     )

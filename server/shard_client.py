@@ -53,7 +53,8 @@ class ShardClient:
     alone. There is one batch of updates in flight at a time.
     """
 
-    def __init__(self, transport: ShardTransport, settings: ServiceSettings) -> None:
+    def __init__(self, number: int, transport: ShardTransport, settings: ServiceSettings) -> None:
+        self.number = number
         self._transport = transport
         self._settings = settings
         self._least_size = math.ceil(BATCH_PRODUCTS / settings.shard_batch)  # Of a query in a batch.
@@ -236,4 +237,4 @@ async def _of_version(call: Awaitable[Reply]) -> Reply:
     try:
         return await call
     except FailedPrecondition as error:
-        raise Unavailable(str(error), retry_after_s=_MOVE_S) from error
+        raise Unavailable(str(error), retry_after_s=_MOVE_S).hidden_as(error.public) from error

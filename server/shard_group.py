@@ -12,6 +12,7 @@ from time import perf_counter
 from lookalike.errors import DeadlineExceeded, LookalikeError, Overloaded, Unavailable
 from lookalike.runtime.concurrently import run_concurrently
 from lookalike.runtime.deadline import Deadline
+from lookalike.runtime.failure_log import told
 from lookalike.runtime.partition import shard_of
 from lookalike.shard_query import ShardHits, ShardQuery
 from lookalike.v1 import index_pb2, types_pb2
@@ -59,7 +60,7 @@ class ShardGroup:
         # They are in flight for longer: without a bound of their own they would come to hold every permit.
         self._max_costly = max(1, settings.max_inflight // 2)
         self._costly = 0
-        self._shards = [ShardClient(transport, settings) for transport in transports]
+        self._shards = [ShardClient(i, transport, settings) for i, transport in enumerate(transports)]
 
     @property
     def addresses(self) -> list[str]:
@@ -135,7 +136,7 @@ class ShardGroup:
             kinds = DeadlineExceeded, Overloaded, Unavailable  # By a bug only if nothing else hides an answer.
             raise next((error for kind in kinds for error in errors if isinstance(error, kind)), errors[0])
         hits = [None if isinstance(outcome, LookalikeError) else outcome for outcome in outcomes]
-        return ShardResults(hits, [str(error) for error in errors], seconds)
+        return ShardResults(hits, [told(error) for error in errors], seconds)
 
     async def _search_costly(
         self, shards: Sequence[ShardClient], snapshot: Snapshot, query: ShardQuery, deadline: Deadline
@@ -327,7 +328,7 @@ async def _compare(
     began_s = perf_counter()
     approximate, exact = await shard.search_together(snapshot, queries, deadline)
     if error := approximate.error or exact.error:
-        raise RuntimeError(f"shard {shard.address} refused a query: {error}")
+        raise RuntimeError(f"shard {shard.number} refused a query: {error}")
     return ExactComparison(approximate, exact, exact.cpu_s or perf_counter() - began_s)
 
 
@@ -337,10 +338,10 @@ def _outcome(
     if isinstance(call, LookalikeError):
         return call
     if call.cancelled():
-        return late(f"shard {shard.address}: no answer within {waited_s:.3g} s")
+        return late(f"shard {shard.number}: no answer within {waited_s:.3g} s")
     if isinstance(error := call.exception(), LookalikeError):
         return error
     hits = call.result()  # Raises any other exception: it is a bug, here or in the shard, and not a missing shard.
     if hits.error:
-        raise RuntimeError(f"shard {shard.address} refused a query: {hits.error}")
+        raise RuntimeError(f"shard {shard.number} refused a query: {hits.error}")
     return hits

@@ -13,6 +13,7 @@ from lookalike.errors import LookalikeError
 from lookalike.limits import MAX_STREAM_AHEAD
 from lookalike.runtime import tracing
 from lookalike.runtime.deadline import Deadline
+from lookalike.runtime.failure_log import told_as_message
 from lookalike.status import INTERNAL_MESSAGE, to_request_error
 from lookalike.v1.index_pb2 import OpaqueSearchStreamResponse
 from lookalike.v1.search_pb2 import SearchStreamRequest
@@ -89,7 +90,7 @@ class SearchStreamer:
             ):
                 response.response = await self._searcher.search(data, deadline, permit)
         except LookalikeError as error:
-            response.error = to_request_error(error).SerializeToString()
+            response.error = told_as_message(error).SerializeToString()
         except Exception:
             log.exception("unexpected error in a stream")
             response.error = to_request_error(LookalikeError(INTERNAL_MESSAGE)).SerializeToString()

@@ -13,6 +13,8 @@ from lookalike.limits import MAX_WRITE_AHEAD
 from lookalike.runtime.deadline import Deadline
 from lookalike.v1.catalog_pb2 import BatchWriteRequest
 from server.admission import Admission
+from server.audit_log import AuditLog
+from server.audited_changes import batch_outcome, describe_batch
 from server.changes import CatalogWriter, calls_of, count_of
 from server.metrics import time_request
 from server.open_streams import OpenStreams
@@ -21,8 +23,10 @@ from server.open_streams import OpenStreams
 class WriteStreamer:
     """The handler of Write. A stream holds no permit; each of its batches does, as a call of its own."""
 
-    def __init__(self, writer: CatalogWriter, admission: Admission, streams: OpenStreams) -> None:
-        self._writer = writer
+    def __init__(
+        self, writer: CatalogWriter, admission: Admission, streams: OpenStreams, audit: AuditLog | None = None
+    ) -> None:
+        self._write = writer.write if audit is None else audit.audited(writer.write, describe_batch, batch_outcome)
         self._admission = admission
         self._streams = streams
 
@@ -54,7 +58,7 @@ class WriteStreamer:
                         time_request("Write") as timer,
                         self._admission.permit(timer, calls_of(request), request.ByteSize(), items=count_of(request)),
                     ):
-                        response = await self._writer.write(request, deadline)
+                        response = await self._write(request, deadline)
                     yield response
                 await reader  # Raises what ended the stream.
             finally:

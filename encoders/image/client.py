@@ -132,7 +132,8 @@ class ImageEncoder:
             vectors = _vectors(response, (len(pixels), model.dimension))
             return Embeddings(vectors=vectors, encoder=parse_fingerprint(response, len(pixels)))
         except BadTensor as error:
-            raise Unavailable(f"image encoder: not a response of an image model: {error}") from error
+            what = "image encoder: not a response of an image model"
+            raise Unavailable(f"{what}: {error}").hidden_as(what) from error
 
     def _spec_of(self, version: int) -> pb.ModelSpec:
         return model_spec(self.spec.name, version) if version else self.spec
@@ -143,10 +144,11 @@ class ImageEncoder:
         try:
             return parse_model(response)
         except (BadTensor, DecodeError) as error:
-            raise Unavailable(
+            message = (
                 f"image encoder: version {response.model_spec.version.value} of {spec.name} is not an image model of "
                 f"'lookalike encoders export': {error}"
-            ) from error
+            )
+            raise Unavailable(message).hidden_as("image encoder: it does not serve an image model") from error
 
     async def status(self, deadline: Deadline) -> Mapping[int, str]:
         """The state of each version of the model, or of the pinned one: {3: "AVAILABLE"}. Raises as `encode` does."""
@@ -284,11 +286,11 @@ def _to_error(error: grpc.aio.AioRpcError, deadline: Deadline) -> LookalikeError
     """
     code, message = error.code(), f"image encoder: {error.code().name}: {error.details()}"
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED or _queue_full(error):
-        return Overloaded(message)
+        return Overloaded(message).hidden_as("image encoder: its queue is full")
     if code is grpc.StatusCode.INVALID_ARGUMENT:
-        return _Refused(message)
+        return _Refused(message).hidden_as("image encoder: it refuses the photo")
     if code in {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION}:
-        return Unavailable(message)
+        return Unavailable(message).hidden_as("image encoder: it does not serve the model")
     return peer_error(error, "image encoder", deadline)
 
 

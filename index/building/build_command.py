@@ -20,7 +20,6 @@ from index.backends.recipe import ALLOWED
 from index.building import build
 from index.building.auto_recipe import describe
 from index.building.staging import publish, staging_directory
-from index.building.version_change import current_manifest, tell_what_is_lost
 from index.storage.attributes import refuse_duplicates, validate_products
 from index.storage.vectors import RESCORE_DTYPES
 from lookalike.cli import arguments, npy_files
@@ -30,6 +29,7 @@ from lookalike.limits import MAX_ID_BYTES
 from lookalike.releases.location import Location, open_location
 from lookalike.releases.manifest import Manifest
 from lookalike.releases.store import ObjectStore
+from lookalike.releases.version_change import current_manifest, tell_what_is_lost
 from lookalike.runtime.engine_options import RAY, add_engine_options, open_engine
 from lookalike.spaces import VECTOR_SPACES, space_number
 from lookalike.vectors import F32

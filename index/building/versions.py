@@ -13,13 +13,12 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from index.building.inspect import describe_duplicates, format_mib
-from index.building.version_change import current_manifest, tell_what_is_lost
-from lookalike.errors import BadArtifact, BadSettings, OperatorError
-from lookalike.releases.canary import Canary
+from lookalike.errors import BadArtifact, BadSettings
 from lookalike.releases.location import Location, open_location
 from lookalike.releases.manifest import DuplicatesThreshold, Manifest
 from lookalike.releases.owner import owner_name
-from lookalike.releases.records import PUBLISHED, ROLLED_BACK, append_event, read_record
+from lookalike.releases.serving_version import cut_over, require_version, serving, try_version
+from lookalike.releases.version_change import current_manifest, tell_what_is_lost
 
 EPILOG = """examples:
   lookalike versions list index
@@ -85,18 +84,7 @@ def _canary(location: Location, name: str, *, share: float, off: bool) -> str:
         location.set_canary(None)
         return f"{location}: no version is tried any more"
     if name:
-        _require_version(location, name)
-        if not 0 < share <= 1:  # Written so that NaN fails too.
-            raise BadSettings(f"--share {share}: must be above 0 and at most 1")
-        if name == (current := location.current()):
-            raise BadSettings(f"{location}: version {name} serves already")
-        shards, served = (location.read_manifest(each).shards for each in (name, current))
-        if shards != served:
-            raise BadSettings(
-                f"{location}: version {name} has {shards} shards, the one that serves {served}: every change is to be "
-                "made in both, so a canary has as many"
-            )
-        location.set_canary(Canary(version=name, share=share))
+        try_version(location, name, share)
     if (canary := location.canary()) is None:
         return f"{location}: no version is tried"
     return f"{location}: version {canary.version} answers {canary.share:g} of searches"
@@ -104,55 +92,26 @@ def _canary(location: Location, name: str, *, share: float, off: bool) -> str:
 
 def use(location: Location, name: str) -> str:
     """Let a version serve, if its manifest is valid; returns a sentence on what changed. Raises BadArtifact."""
-    _require_version(location, name)
-    location.read_manifest(name)
-    before = _current(location)
-    location.make_current(name)
-    _record_use(location, name, before)
+    before, problem = cut_over(location, name, by=owner_name(), why="versions use")
+    if problem:
+        print(f"notice: {problem}", file=sys.stderr)
     return f"{location}: version {name} serves" + (f"; before, it was {before}" if before else "")
-
-
-def _record_use(location: Location, name: str, before: str) -> None:
-    """Record that a version serves; of one that is left for the one that it replaced, that it is taken back."""
-    if name == before:
-        return
-    try:
-        left = read_record(location, before) if before else None
-        if left is not None and left.replaced == name:
-            append_event(location, before, ROLLED_BACK, owner_name(), why="versions use", other=name)
-        else:
-            append_event(location, name, PUBLISHED, owner_name(), why="versions use", other=before)
-    except OperatorError as error:
-        print(f"notice: it is not recorded that version {name} serves: {error}", file=sys.stderr)
 
 
 def drop(location: Location, name: str) -> None:
     """Remove a version. Raises BadSettings for the one that serves, BadArtifact for one that does not exist."""
-    if name == _current(location):
+    if name == serving(location):
         raise BadSettings(f"{location}: version {name} serves: let another version serve before you drop it")
     if (canary := location.canary()) is not None and canary.version == name:
         raise BadSettings(
             f"{location}: version {name} is tried on some searches: `versions canary --off` before you drop it"
         )
-    _require_version(location, name)
+    require_version(location, name)
     location.drop(name)
 
 
-def _require_version(location: Location, name: str) -> None:
-    if name not in (names := location.list_versions()):
-        raise BadArtifact(f"{location}: no version {name} here; there are: {', '.join(names) or 'none'}")
-
-
-def _current(location: Location) -> str:
-    """The version that serves; empty where CURRENT is missing or damaged, which `use` repairs."""
-    try:
-        return location.current()
-    except BadArtifact:
-        return ""
-
-
 def _list_versions(location: Location, *, as_json: bool) -> None:
-    current, names = _current(location), location.list_versions()
+    current, names = serving(location), location.list_versions()
     versions = [_describe_version(location, name, current) for name in names]
     if as_json:
         print(json.dumps(versions, indent=1))

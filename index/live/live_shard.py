@@ -130,7 +130,8 @@ class LiveShard:
                 try:
                     self._log.append(record.SerializeToString())
                 except OSError as error:
-                    raise Overloaded(f"the update could not be logged: {error}", retry_after_s=1) from error
+                    full = Overloaded(f"the update could not be logged: {error}", retry_after_s=1)
+                    raise full.hidden_as("the disk takes no update") from error
                 refs = {product_id: each.place.ref for product_id, each in newest.items() if each.place.ref}
                 self._publish([each.change for each in newest.values()], refs)
                 self._recent.add(applied)

@@ -137,7 +137,8 @@ class ChangeMigration:
                 try:
                     opened = LiveShard.open_changes(self._directory / name, self._shard, self._limits)
                 except (BadArtifact, OSError) as error:
-                    raise FailedPrecondition(f"the changes of version {name} cannot be read: {error}") from error
+                    what = f"the changes of version {name} cannot be read"
+                    raise FailedPrecondition(f"{what}: {error}").hidden_as(what) from error
                 self._stopped[name] = opened
         yield self._stopped[name]
 
@@ -181,7 +182,7 @@ class ChangeMigration:
         except BadArtifact as error:  # The updates since it was built are lost, but the new version can be served.
             log.critical("the changes of version %s are not in version %s: %s", latest, live.version, error)
             metrics.CHANGES_LOST.inc()
-            live.note_losses([f"they cannot be read: {error}"])
+            live.note_losses(["they cannot be read"])
             return
         with closing(stopped):
             _migrate(stopped, live)

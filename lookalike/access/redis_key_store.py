@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from redis import Redis
 from redis.exceptions import RedisError, WatchError
 
 from lookalike.access.key import AccessKey, from_document, parse_json, to_document
 from lookalike.access.key_store import StoredKeys, check_identity
-from lookalike.errors import BadArtifact, BadSettings, Unavailable
+from lookalike.errors import BadArtifact, Unavailable
+from lookalike.runtime.redis_client import open_blocking_redis
 
 KEYS, GENERATION = "lookalike:keys", "lookalike:keys:generation"
 _TIMEOUT_S = 1.0
@@ -27,12 +27,8 @@ class RedisKeyStore:
     """A `KeyStore` in Redis. Use it from one thread at a time."""
 
     def __init__(self, url: str) -> None:
-        try:
-            self._redis = Redis.from_url(
-                url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S, retry=None, decode_responses=True
-            )
-        except ValueError as error:
-            raise BadSettings(f"keys: not a URL of Redis: {error}") from error
+        timeouts = {"socket_timeout": _TIMEOUT_S, "socket_connect_timeout": _TIMEOUT_S}
+        self._redis = open_blocking_redis(url, "keys", retry=None, decode_responses=True, **timeouts)
 
     def read(self, known: str = "") -> StoredKeys | None:
         with _reported():

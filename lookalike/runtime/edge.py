@@ -44,7 +44,7 @@ from lookalike.runtime.methods import (
     serialize,
     status_of,
 )
-from lookalike.status import retry_delay_s, to_error
+from lookalike.status import INTERNAL_MESSAGE, retry_delay_s, to_error
 from lookalike.tls_failures import explained
 
 __all__ = [
@@ -104,10 +104,11 @@ def error_of_peer(
             return (NotFound if code is grpc.StatusCode.NOT_FOUND else FailedPrecondition)(f"{peer}: {details}")
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
             return Overloaded(f"{peer}: {details}", retry_after_s=retry_after_s or 0.0)
+    # Words of whoever made the status: of the C core, which names addresses, or of another system.
     message = f"{peer}: {code.name}: {details}"
     if code in _BUGS and not details.startswith(_CONNECTION_ENDS):
-        return InternalError(message)
-    return Unavailable(message, retry_after_s=retry_after_s)
+        return InternalError(message).hidden_as(f"{peer}: {INTERNAL_MESSAGE}")
+    return Unavailable(message, retry_after_s=retry_after_s).hidden_as(f"{peer} is not available")
 
 
 class Service(grpc.ServiceRpcHandler):

@@ -39,7 +39,8 @@ class HangGuard:
                     self._probe = asyncio.create_task(self._is_answered())
                 await asyncio.wait([call, self._probe], return_when=asyncio.FIRST_COMPLETED)
                 if self._probe.done() and not self._probe.result() and not call.done():
-                    raise Hung(f"{self._name} hangs: it answers neither a call nor a probe")
+                    hung = Hung(f"{self._name} hangs: it answers neither a call nor a probe")
+                    raise hung.hidden_as("a server that the request needs does not answer")
             return call.result()
         finally:
             call.cancel()  # No effect where it is done.

@@ -17,6 +17,7 @@ from google.protobuf.message_factory import GetMessageClass
 from lookalike.errors import InternalError, InvalidRequest, LookalikeError
 from lookalike.runtime.call import NO_CALL, current
 from lookalike.runtime.deadline import Deadline
+from lookalike.runtime.failure_log import told
 from lookalike.status import INTERNAL_MESSAGE, Trailer, code_of, is_stated, trailer_of
 
 log = logging.getLogger(__name__)
@@ -104,6 +105,6 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str, Trailer]:
     """
     request_id = "" if (call := current()) is NO_CALL else call.request_id()
     if isinstance(error, LookalikeError) and is_stated(error):
-        return code_of(error), str(error), trailer_of(error, request_id)
+        return code_of(error), told(error), trailer_of(error, request_id)
     log.error("unexpected error", exc_info=error)
     return grpc.StatusCode.INTERNAL, INTERNAL_MESSAGE, trailer_of(InternalError(INTERNAL_MESSAGE), request_id)

@@ -38,6 +38,7 @@ Resolve = Callable[[str], Awaitable[Sequence[str]]]
 CLOSE_S = 30.0  # In which the calls to a replica that is gone from its name may end.
 MAX_LATE = 5  # Polls in a row: a busy replica answers late, one whose machine is gone never does.
 MAX_FAILURES = 2  # In a row, of polls and calls: then calls go to others.
+_SILENT = "a server that the request needs has not answered lately"
 PAUSE_S = 1.0  # Between two calls, or polls, that try whether a replica answers again.
 HANGS_S = 0.5  # A call that was given up earlier says nothing about its replica: its caller may have been in a hurry.
 
@@ -228,7 +229,8 @@ class Replicas(Generic[Stub, State]):
         if allowed := [each for each in replicas if each.breaker.allows(now_s)]:
             return min(allowed, key=lambda each: each.rank(serves))
         retry_after_s = min((each.breaker.retry_after_s(now_s) for each in replicas), default=PAUSE_S)
-        raise Unavailable(f"none of {', '.join(self._replicas)} has answered lately", retry_after_s=retry_after_s)
+        message = f"none of {', '.join(self._replicas)} has answered lately"
+        raise Unavailable(message, retry_after_s=retry_after_s).hidden_as(_SILENT)
 
 
 def _is_late(error: grpc.aio.AioRpcError) -> bool:

@@ -20,6 +20,8 @@ from typing import Any, ClassVar, TypeVar
 
 from lookalike.errors import BadSettings
 
+_MASK = "********"
+
 
 def setting(
     default: Any,
@@ -138,7 +140,8 @@ def load(cls: type[Settings], environ: Mapping[str, str], argv: Sequence[str], *
         if key.startswith(cls.PREFIX):
             if key not in known:
                 similar = difflib.get_close_matches(key, known, n=1)
-                raise BadSettings(f"{key}={text}: no such setting{f'; did you mean {similar[0]}?' if similar else ''}")
+                # Without its value: it may be a misspelt secret.
+                raise BadSettings(f"{key}: no such setting{f'; did you mean {similar[0]}?' if similar else ''}")
             values[known[key].name] = _parse_value(cls, known[key], text, key)
 
     parser = argparse.ArgumentParser(
@@ -186,7 +189,7 @@ def effective_settings(settings: ProcessSettings) -> list[str]:
     lines = []
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
-        shown = "********" if field.metadata["secret"] and value else _format_value(value)
+        shown = _MASK if field.metadata["secret"] and value else _format_value(value)
         lines.append(f"{variable(type(settings), field.name)}={shown}")
     return lines
 
@@ -214,17 +217,18 @@ def _type_name(cls: type[ProcessSettings], field: dataclasses.Field[Any]) -> str
 
 def _parse_value(cls: type[ProcessSettings], field: dataclasses.Field[Any], text: str, key: str) -> Any:
     kind = _type_of(cls, field)
+    shown = _MASK if field.metadata["secret"] and text else text
     try:
         value = _PARSERS[typing.get_origin(kind) or kind](text)
     except ValueError:
-        raise BadSettings(f"{key}={text}: not {_ALLOWED[typing.get_origin(kind) or kind]}") from None
+        raise BadSettings(f"{key}={shown}: not {_ALLOWED[typing.get_origin(kind) or kind]}") from None
     low, high, choices = (field.metadata[name] for name in ("at_least", "at_most", "choices"))
     if choices and value not in choices:
-        raise BadSettings(f"{key}={text}: not one of {', '.join(choices)}")
+        raise BadSettings(f"{key}={shown}: not one of {', '.join(choices)}")
     # Written so that NaN fails too.
     if (low is not None and not value >= low) or (high is not None and not value <= high):
         raise BadSettings(
-            f"{key}={text}: not in {low if low is not None else '-∞'}..{high if high is not None else '∞'}"
+            f"{key}={shown}: not in {low if low is not None else '-∞'}..{high if high is not None else '∞'}"
         )
     return value
 

@@ -29,7 +29,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from lookalike.errors import BadSettings, NotFound, Overloaded, Unavailable
+from lookalike.errors import BadSettings, LookalikeError, NotFound, Overloaded, Unavailable
 from lookalike.runtime.partition import shard_of
 from lookalike.runtime.redis_client import open_redis
 from lookalike.stream import event as events
@@ -56,7 +56,7 @@ _TRIM_AT_ONCE = 10_000  # Entries: Redis does nothing else meanwhile, for about 
 _ACK_AT_ONCE = 1000  # Entries of a partition: Lua passes some 8,000 arguments at most.
 _STATUSES_AT_ONCE = 1000
 _WAIT_SHARE = 0.8  # Of the time-out of a call: with `everysec` a write waits up to two seconds for its fsync.
-_FULL = "the stream's Redis is full (maxmemory)"
+_DOWN = "the stream of product events is not available"
 _ATTEMPTS = 2  # A call is repeated once, after the stream was made anew.
 
 Result = TypeVar("Result")
@@ -400,7 +400,8 @@ class RedisStream:
                     self._settings.prefix,
                 )
                 await self._create_group(group)
-        raise Unavailable(f"the stream {self._settings.prefix} was emptied again while it was made anew")
+        problem = f"the stream {self._settings.prefix} was emptied again while it was made anew"
+        raise Unavailable(problem).hidden_as(_DOWN)
 
     async def _eval(self, script: str, keys: Sequence[str], arguments: Sequence[Any], *, durable: bool = False) -> Any:
         """Run a script. durable: what it writes is on disk when this returns.
@@ -427,7 +428,7 @@ class RedisStream:
             if isinstance(reply, Exception):
                 raise reply
         if replies[1][0] < 1:
-            raise Unavailable("the stream's Redis has not written the events to its disk in time")
+            raise Unavailable("the stream's Redis has not written the events to its disk in time").hidden_as(_DOWN)
         return replies[0]
 
 
@@ -436,12 +437,10 @@ async def open_redis_stream(settings: StreamSettings) -> RedisStream:
 
     Raises BadSettings for a Redis that may lose events, and for another number of partitions; Unavailable.
     """
-    try:
-        redis = open_redis(
-            settings.url, socket_timeout=settings.timeout_s, socket_connect_timeout=settings.timeout_s, retry=None
-        )
-    except ValueError as error:
-        raise BadSettings(f"url of the stream: {error}") from error
+    timeout_s = settings.timeout_s
+    redis = open_redis(
+        settings.url, "url of the stream", socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=None
+    )
     stream = RedisStream(settings, redis)
     try:
         await stream.open()
@@ -475,10 +474,10 @@ def _redis_errors() -> Iterator[None]:
 def _meaning_of(error: Exception) -> Exception | None:
     """The error of a stream that an error of Redis or its client is; None: it is a bug."""
     text = str(error)
-    unavailable = Unavailable(f"the stream's Redis: {text or type(error).__name__}")
+    unavailable = Unavailable(f"the stream's Redis: {text or type(error).__name__}").hidden_as(_DOWN)
     meanings: Sequence[tuple[Exception, tuple[type[Exception], ...]]] = (
         (BadSettings(f"the stream's Redis: {text}"), (AuthenticationError, AuthorizationError, NoPermissionError)),
-        (Overloaded(_FULL, retry_after_s=FULL_RETRY_S), (OutOfMemoryError,)),
+        (_full(), (OutOfMemoryError,)),
         (unavailable, (RedisConnectionError, RedisTimeoutError, ReadOnlyError, MasterDownError, OSError)),
     )
     for meaning, kinds in meanings:
@@ -488,13 +487,18 @@ def _meaning_of(error: Exception) -> Exception | None:
     texts: Sequence[tuple[Exception, tuple[str, ...]]] = (
         (_Emptied(), ("FLUSHED",)),
         (_NoGroup(), ("NOGROUP",)),
-        (Overloaded(_FULL, retry_after_s=FULL_RETRY_S), ("OOM",)),
+        (_full(), ("OOM",)),
         (unavailable, ("READONLY", "MISCONF", "MASTERDOWN", "LOADING", "BUSY", "NOREPLICAS")),
     )
     for meaning, words in texts if isinstance(error, ResponseError) else ():
         if any(word in text for word in words):
             return meaning
     return None
+
+
+def _full() -> LookalikeError:
+    error = Overloaded("the stream's Redis is full (maxmemory)", retry_after_s=FULL_RETRY_S)
+    return error.hidden_as("the stream of product events is full")
 
 
 def _event_status(state: str) -> EventStatus:

@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from index.building.version_change import tell_what_is_lost
 from lookalike.credentials import ApiKey
 from lookalike.errors import LookalikeError, OperatorError, Unavailable
 from lookalike.releases import version
@@ -27,6 +26,7 @@ from lookalike.releases.records import PUBLISHED, ROLLED_BACK, ReleaseRecord, no
 from lookalike.releases.retention import DEFAULT_KEEP
 from lookalike.releases.store import ObjectStore
 from lookalike.releases.version import RECORDS
+from lookalike.releases.version_change import tell_what_is_lost
 from pipeline.gateway import Gateway
 from pipeline.reencode import BuiltProducts, ReencodeOptions, reencode_served
 from pipeline.update import page

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Final, Protocol
 
-from lookalike.errors import LookalikeError, Unavailable
+from lookalike.errors import LookalikeError, Unavailable, public_message
 from lookalike.runtime.call import answering
 from lookalike.runtime.coalescer import Coalescer
 from lookalike.runtime.tracing import Kind
@@ -191,7 +191,7 @@ class Worker:
             except (PhotoUnusable, Retry, Poison):
                 raise
             except LookalikeError as error:
-                raise Poison(str(error)) from error
+                raise Poison(public_message(error)) from error
             except Exception as error:
                 log.exception("an event of product %s failed", product_id_of(record.event.change))
                 raise Retry(RetryCause.BUG, f"{type(error).__name__}, see the worker's log") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -23,6 +23,7 @@ from encoders.tfserving.v1 import prediction_pb2
 from lookalike.access.followed_keys import guarding
 from lookalike.channels import aio_channel, process_tls
 from lookalike.errors import FailedPrecondition, InvalidRequest, LookalikeError
+from lookalike.releases.location import open_location
 from lookalike.runtime import edge, security
 from lookalike.runtime.call import Guard
 from lookalike.runtime.deadline import Deadline
@@ -362,6 +363,7 @@ class ScriptedModelServer:
     input_px: int = signature.DEFAULT_INPUT_PX
     waits_for: asyncio.Event | None = None  # If set, it answers only after this event.
     error: grpc.StatusCode | None = None
+    details: str = ""  # Of the error.
 
     async def predict(
         self, request: prediction_pb2.PredictRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -372,7 +374,7 @@ class ScriptedModelServer:
         if self.waits_for is not None:
             await self.waits_for.wait()
         if self.error is not None:
-            await context.abort(self.error)
+            await context.abort(self.error, self.details)
         features = np.stack([VECTORS[f"p{number:02}", SPACE_IMAGE] for number in numbers])
         encoders = [self.fingerprint.encode()] * len(numbers)
         outputs = {signature.FEATURES: to_tensor(features), signature.ENCODER: to_string_tensor(encoders)}
@@ -456,6 +458,7 @@ class ScriptedSystem:
     catalog: catalog_pb2_grpc.CatalogAsyncStub
     channel: grpc.aio.Channel
     address: str  # Of the gateway.
+    shard_addresses: Sequence[str] = ()
 
 
 def calls_in_flight() -> float:
@@ -547,21 +550,33 @@ async def scripted_system(
     ):
         similar, catalog = search_pb2_grpc.SimilarProductsStub(channel), catalog_pb2_grpc.CatalogStub(channel)
         yield ScriptedSystem(
-            shards, text_encoder, model_server, scripted_product_encoder, similar, catalog, channel, address
+            shards,
+            text_encoder,
+            model_server,
+            scripted_product_encoder,
+            similar,
+            catalog,
+            channel,
+            address,
+            (first, second),
         )
 
 
 @asynccontextmanager
 async def running_gateway(
-    settings: Mapping[str, Any], transports: Sequence[ShardTransport] | None = None
+    settings: Mapping[str, Any],
+    transports: Sequence[ShardTransport] | None = None,
+    stop: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[str]:
     """The address of a ready gateway: all its shards serve one version.
 
     transports: to its shards; default: over gRPC to those that the settings name.
+    stop:       what Admin.Drain calls.
     """
     gateway_settings = GatewaySettings(**settings)
     remote = build_shards(gateway_settings) if transports is None else transports
-    gateway = build_gateway(gateway_settings, remote)
+    releases = open_location(gateway_settings.releases) if gateway_settings.releases else None
+    gateway = build_gateway(gateway_settings, remote, releases, stop)
     refreshing = asyncio.create_task(gateway.versions.keep_fresh())
     try:
         async with (

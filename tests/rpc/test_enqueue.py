@@ -205,7 +205,7 @@ async def test_a_full_stream_is_resource_exhausted_and_says_when_to_retry(server
 async def test_a_redis_that_is_down_fails_what_needs_it_and_is_used_when_it_is_back(server: RedisServer) -> None:
     server.kill()
     async with client_of(server) as client:
-        with pytest.raises(Unavailable, match="the stream's Redis"):
+        with pytest.raises(Unavailable, match="the stream of product events is not available"):
             await client.enqueue([change_of("p")])
         assert await client.count() >= 0
         await asyncio.to_thread(server.start)

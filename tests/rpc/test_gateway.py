@@ -150,7 +150,7 @@ async def test_without_a_broken_shard_the_answer_is_partial_says_so_and_is_not_c
     assert 0 < partial.provenance.coverage < 1
     assert partial.provenance.documents_searched == len(partial.hits)
     assert (partial.provenance.shards_asked, partial.provenance.shards_answered) == (2, 1)
-    assert "broken" in partial.provenance.degraded[0]
+    assert partial.provenance.degraded[0] == "shard 1 is not available"
     assert refused.code() is grpc.StatusCode.UNAVAILABLE
     assert "coverage" in (refused.details() or "")
     assert (whole.provenance.coverage, whole.provenance.cached, len(whole.hits)) == (1, False, 20)

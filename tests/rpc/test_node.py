@@ -129,9 +129,7 @@ async def test_an_answer_without_a_shard_says_so_as_that_of_a_gateway_with_remot
         monkeypatch.setattr(ShardVersion, "start_search", start_at_first_shard)
         expected = without_version_and_timings(await system.search.Search(request))
         response = without_version_and_timings(await search(node.address, request))
-    assert [*response.provenance.degraded] == ["shard 1: INTERNAL: internal error; see the server's log"]
-    # A remote shard is named by its address.
-    expected.provenance.degraded[0] = expected.provenance.degraded[0].replace(addresses[1], "1")
+    assert [*response.provenance.degraded] == ["shard 1: internal error; see the server's log"]
     assert response == expected
     assert response.hits
     assert 0 < response.provenance.coverage < 1
@@ -270,7 +268,7 @@ def test_the_settings_of_a_node_are_those_of_a_gateway_and_of_shards(capsys: pyt
 
 @pytest.mark.parametrize("name", ["LOOKALIKE_NODE_SHARDS", "LOOKALIKE_NODE_SHARD", "LOOKALIKE_NODE_PLACE"])
 def test_an_unknown_variable_of_a_node_is_refused(name: str) -> None:
-    with pytest.raises(BadSettings, match=f"{name}=1: no such setting"):
+    with pytest.raises(BadSettings, match=f"{name}: no such setting"):
         app.main(["--check-config"], {name: "1"})
 
 

@@ -97,7 +97,7 @@ async def test_a_late_shard_is_missing_and_the_others_are_there() -> None:
     group, snapshot = a_group(ScriptedShard("first"), late, ScriptedShard("last"))
     results = await group.search(snapshot, QUERY, Deadline.after(SECONDS))
     assert [hits and hits.products for hits in results.hits] == [[b"first"], None, [b"last"]]
-    assert results.failures == ["shard late: no answer within 0.02 s"]
+    assert results.failures == ["shard 1: no answer within 0.02 s"]
 
 
 async def test_every_search_is_given_up_at_its_own_time() -> None:
