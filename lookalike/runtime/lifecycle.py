@@ -16,18 +16,15 @@ from types import FrameType
 import grpc
 import grpc.aio
 import uvloop
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from lookalike.errors import OperatorError
 from lookalike.runtime import edge, telemetry
 from lookalike.runtime.listening import ServerSockets
 from lookalike.runtime.settings import ProcessSettings
+from lookalike.runtime.standard_services import HEALTH, NOT_SERVING, SERVING, HealthService, reflection_handler
 
 log = logging.getLogger(__name__)
 
-SERVING = health_pb2.HealthCheckResponse.SERVING
-NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 # Looks at the connections while they drain. Two looks make a GOAWAY: clients are gone 50 to 100 ms after the signal.
@@ -79,13 +76,11 @@ async def serve(
 
     Raises StoppedInWarmUp.
     """
-    server = edge.server(handlers, settings.grpc_server)
-    checks = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-    reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    health = HealthService()
+    server = edge.server([*handlers, health.handler(), reflection_handler(services)], settings.grpc_server)
     for name in ("", *services):
-        await checks.set(name, NOT_SERVING)
-    await checks.set(health.SERVICE_NAME, SERVING)
+        health.set(name, NOT_SERVING)
+    health.set(HEALTH, SERVING)
     port = _bind(server, settings)
     telemetry.expose_metrics(settings.host, settings.metrics_port)
     await server.start()
@@ -100,12 +95,12 @@ async def serve(
             gc.collect()
             gc.freeze()
         for name in ("", *services):
-            await checks.set(name, SERVING)
+            health.set(name, SERVING)
         ready = True
         log.info("ready")
         await stopping.wait()
     finally:
-        await checks.enter_graceful_shutdown()
+        health.stop_serving()
         await drain(server, port, settings.drain_s if ready else 0.0)
         log.info("stopped")
 
