@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import aclosing, contextmanager, suppress
@@ -13,6 +14,7 @@ import grpc
 import grpc.aio
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
+from grpc._cython import cygrpc
 
 from lookalike.errors import (
     BadSettings,
@@ -32,6 +34,7 @@ from lookalike.limits import (
     MAX_METADATA_BYTES,
 )
 from lookalike.runtime.deadline import Deadline
+from lookalike.runtime.listening import max_connections
 from lookalike.runtime.methods import (
     Bidirectional,
     Method,
@@ -258,6 +261,14 @@ _SERVER_OPTIONS = (
 _CONNECTION_AGE = (("grpc.max_connection_age_ms", 300_000),)
 
 
+def _is_no_hang_up(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], cygrpc.ExecuteBatchError))
+
+
+# Of a stream whose caller has gone while a reply was on its way, grpcio logs a traceback, as an error.
+logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_hang_up)
+
+
 def auto_implementation() -> str:
     """The implementation that "auto" means: native where it is installed (docs/adr/0008-http2-outside-of-python.md)."""
     return "native" if find_spec("pygrpc_native") else "grpcio"
@@ -272,7 +283,8 @@ def server(handlers: Sequence[grpc.GenericRpcHandler], implementation: str = "au
         implementation = auto_implementation()
     methods = [method for each in handlers if isinstance(each, Service) for method in each.methods]
     if implementation == "grpcio" or not methods:
-        return grpc.aio.server(handlers=handlers, options=(*_SERVER_OPTIONS, *_CONNECTION_AGE))
+        bound = ("grpc.max_allowed_incoming_connections", max_connections())
+        return grpc.aio.server(handlers=handlers, options=(*_SERVER_OPTIONS, *_CONNECTION_AGE, bound))
     try:
         from lookalike.runtime.native_server import NativeServer
     except ImportError as error:

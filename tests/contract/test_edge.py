@@ -7,7 +7,7 @@ import gc
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import grpc
@@ -23,7 +23,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from lookalike.channels import aio_channel, aio_channels
 from lookalike.errors import InvalidRequest, NotFound, OperatorError, Overloaded
 from lookalike.limits import MAX_MESSAGE_BYTES
-from lookalike.runtime import edge, lifecycle, standard_services
+from lookalike.runtime import edge, lifecycle, listening, standard_services
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.listening import GOAWAY
 from lookalike.runtime.settings import ProcessSettings
@@ -624,6 +624,35 @@ async def test_a_port_that_is_taken_is_the_operators_error(implementation: str, 
     with pytest.raises(OperatorError, match=str(port)):
         await lifecycle.serve(EchoSettings(port=port, grpc_server=implementation), [handler], services=())
     await blocker.stop(None)
+
+
+async def test_connections_beyond_the_bound_are_closed_and_those_before_them_stay(
+    implementation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listening, "MAX_CONNECTIONS", 3)
+    handler = edge.handler(SERVICE, {"Unary": echo, "Stream": no_stream, "Both": echo_each})
+    server = edge.server([handler], implementation)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with aio_channel(f"127.0.0.1:{port}") as channel, AsyncExitStack() as on_exit:
+        on_exit.push_async_callback(server.stop, None)
+        assert await channel.unary_unary(UNARY)(request()) == request()
+        others = [await asyncio.open_connection("127.0.0.1", port) for _ in range(8)]
+        for _, writer in others:
+            on_exit.callback(writer.close)
+        refused = [asyncio.create_task(drained(reader)) for reader, _ in others]
+        while sum(each.done() for each in refused) < 6:  # noqa: ASYNC110  # the server closes them when it looks
+            await asyncio.sleep(0.01)
+        assert await channel.unary_unary(UNARY)(request()) == request()
+        for each in refused:
+            each.cancel()
+
+
+async def drained(reader: asyncio.StreamReader) -> None:
+    """Until the connection is closed."""
+    with suppress(ConnectionError):
+        while await reader.read(1024):
+            pass
 
 
 @asynccontextmanager
