@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +26,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 # What nobody's request may end with: they say that a process has a bug.
 BUGS = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS}
 TIMEOUT_S = 30.0  # Of a call; nothing in a system so small takes as long, on a machine however busy.
+_SETTLE_S = 30.0  # For what a system frees by and by.
+# By how much a system varies by itself: calls to itself, connections to the stream, what an allocator keeps.
+_SLACK = {"descriptors": 16, "threads": 8, "tasks": 60, "rss_bytes": 96 << 20}
 _MAX_REPLIES = 2000  # Of a stream; then it is cancelled.
 
 
@@ -72,6 +76,18 @@ class System:
         state: dict[str, Any] = json.loads(line)
         return state
 
+    @contextmanager
+    def unharmed(self) -> Iterator[None]:
+        """After the block, the system answers others and is soon as it was before: nothing stays with it."""
+        before = self.state(collect=True)
+        yield
+        self.check_alive()
+        give_up_s = time.monotonic() + _SETTLE_S
+        while (grown := _grown(before, after := self.state(collect=True))) and time.monotonic() < give_up_s:
+            time.sleep(0.2)
+        assert not grown, f"{grown}: {before} -> {after}"
+        assert not before["errors"] + after["errors"]
+
     def check_alive(self) -> None:
         """A caller with a plain request is answered by gateway and node."""
         for target in ("gateway", "node"):
@@ -104,6 +120,10 @@ def _check_parts(rpc: Rpc, message: Message) -> None:
             continue
         for part in value if descriptor.is_repeated else (value,):
             _check_parts(rpc, part)
+
+
+def _grown(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    return [name for name, slack in _SLACK.items() if after[name] > before[name] + slack]
 
 
 @contextmanager

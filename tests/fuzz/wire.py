@@ -18,6 +18,7 @@ Draw = Callable[[st.SearchStrategy[bytes]], bytes]
 
 VARINT, FIXED64, DELIMITED, START_GROUP, END_GROUP, FIXED32 = range(6)
 _MAX_DEPTH = 4
+_MAX_REPEATED_BYTES = 1 << 20
 _TOO_DEEP = 150  # The parsers stop at 100.
 _FIXED = {
     FieldDescriptor.TYPE_DOUBLE: "<d",
@@ -141,13 +142,17 @@ def _field(each: FieldDescriptor, hints: Hints, depth: int) -> st.SearchStrategy
         values = _scalar(each)
     one = values.map(lambda value: _tagged(each, value))
     if each.is_repeated:
-        many = one.flatmap(lambda value: st.sampled_from((value * 101, value * 1001 if len(value) < 1000 else value)))
+        many = one.flatmap(lambda value: st.sampled_from((101, 1001)).map(lambda times: _repeated(value, times)))
         choices = [st.lists(one, min_size=1, max_size=3).map(b"".join)] * 3 + [many]
         if _wire_type(each) != DELIMITED:
             choices.append(st.lists(values, max_size=5).map(lambda each_: field(each.number, b"".join(each_))))
         one = st.one_of(choices)
     wrong_type = st.sampled_from((varint(each.number << 3) + b"\x01", varint(each.number << 3 | FIXED32) + b"abcd"))
     return st.one_of(one, one, one, one, one, wrong_type)
+
+
+def _repeated(value: bytes, times: int) -> bytes:
+    return value * min(times, max(1, _MAX_REPEATED_BYTES // max(1, len(value))))
 
 
 def _tagged(each: FieldDescriptor, value: bytes) -> bytes:
