@@ -261,12 +261,14 @@ _SERVER_OPTIONS = (
 _CONNECTION_AGE = (("grpc.max_connection_age_ms", 300_000),)
 
 
-def _is_no_hang_up(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and isinstance(record.exc_info[1], cygrpc.ExecuteBatchError))
+def _is_no_callers_doing(record: logging.LogRecord) -> bool:
+    hung_up = record.exc_info is not None and isinstance(record.exc_info[1], cygrpc.ExecuteBatchError)
+    return not hung_up and not str(record.msg).startswith("Invalid encoding on ")
 
 
-# Of a stream whose caller has gone while a reply was on its way, grpcio logs a traceback, as an error.
-logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_hang_up)
+# grpcio logs tracebacks, as errors, of what any caller may do at any rate: hang up while a reply of a stream is on its
+# way, and send metadata that are no UTF-8.
+logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_callers_doing)
 
 
 def auto_implementation() -> str:
