@@ -1,6 +1,6 @@
 """How many examples a fuzz test runs: few and always the same in `make test`, many and new ones in `make fuzz`. No I/O.
 
-`make fuzz` runs with the Hypothesis profile "fuzz": random examples, ten times as many a round, and those that failed
+`make fuzz` runs with the Hypothesis profile "fuzz": random examples, four times as many a round, and those that failed
 are kept in .hypothesis and tried first the next time.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, settings
 
 PROFILE = "fuzz"
-_TIMES = 10
+_TIMES = 4
 RAN: Counter[str] = Counter()  # Examples, by the module of the test.
 TOOK_S: Counter[str] = Counter()
 

@@ -90,16 +90,19 @@ def vectors(dim: int) -> st.SearchStrategy[bytes]:
 def hints(addresses: Mapping[str, str]) -> Hints:
     """What the system at these addresses is likely to accept."""
     ids = st.one_of(st.integers(0, 899), st.integers(0, 3)).map(lambda row: f"p{row}".encode())
-    versions = st.sampled_from((b"", addresses["version"].encode()))
+    version = addresses["version"].encode()
+    versions = st.sampled_from((version, version, version, b""))
     fingerprints = st.sampled_from([b"", *(addresses[f"{kind}_fingerprint"].encode() for kind in ("text", "product"))])
     texts = st.sampled_from([title.encode() for title in TITLES])
     any_vector = st.one_of(vectors(IMAGE_DIM), vectors(TEXT_DIM))
     now_us = time.time_ns() // 1000
     revisions = st.integers(0, 10**6).map(lambda before_us: varint(now_us - before_us))
-    limits, spaces = st.integers(1, 12).map(varint), st.integers(0, 3).map(varint)
+    limits, spaces = st.integers(1, 12).map(varint), st.sampled_from((0, 0, 0, 1, 2, 3)).map(varint)
     columns = st.sampled_from([each.name.encode() for each in Product.DESCRIPTOR.fields])
     examples = st.one_of(
         ids.map(lambda each: field(1, each)),
+        ids.map(lambda each: field(1, each)),
+        texts.map(lambda each: field(3, each)),
         st.sampled_from(photos()).map(lambda each: field(2, each)),
         texts.map(lambda each: field(3, each)),
         any_vector.map(lambda each: field(4, each)),

@@ -38,6 +38,13 @@ def fuzzed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         yield Fuzzed(system)
 
 
+@pytest.fixture(autouse=True)
+def unharmed(fuzzed: Fuzzed) -> Iterator[None]:
+    """What all the calls of a test leave with the system is nothing."""
+    with fuzzed.system.unharmed():
+        yield
+
+
 @pytest.mark.parametrize("target", sorted({rpc.target for rpc in RPCS}))
 @fuzz(100, data=st.data())
 def test_any_message_has_an_answer_or_an_error_of_its_caller(fuzzed: Fuzzed, target: str, data: Any) -> None:

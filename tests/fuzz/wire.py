@@ -110,17 +110,22 @@ def _whole(descriptor: Descriptor, hints: Hints, depth: int) -> st.SearchStrateg
     fields = list(descriptor.fields)
     if not fields or depth > _MAX_DEPTH:
         return st.just(b"")
+    # They are there, and seldom a second time with another value: the last one counts.
     likely = [each for each in fields if each.full_name in hints.values or each.full_name in hints.required]
+
+    any_field = [*likely, *[each for each in fields if each not in likely] * 4]
 
     @st.composite
     def draw_message(draw: Draw) -> bytes:
         there = [draw(_likely(each, hints, depth)) for each in likely if draw(_MOSTLY)]
-        more = draw(st.binary(max_size=4 if depth < 2 else 1))
-        return b"".join([*there, *(draw(_field(fields[number % len(fields)], hints, depth)) for number in more)])
+        more = draw(_MORE if depth < 2 else _ONE_MORE)
+        return b"".join([*there, *(draw(_field(any_field[number % len(any_field)], hints, depth)) for number in more)])
 
     return draw_message()
 
 
+_MORE = st.one_of(st.just(b""), st.binary(max_size=1), st.binary(max_size=4))
+_ONE_MORE = st.one_of(st.just(b""), st.binary(max_size=1))
 _MOSTLY: st.SearchStrategy[bytes] = st.sampled_from((*[b"y"] * 9, b""))
 
 
