@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lookalike.errors import BadArtifact, OperatorError
+from lookalike.strict_json import parse_json
 
 MANIFEST = "manifest.json"
 RequiredFiles = Mapping[str, Collection[str]]  # Kind of encoder -> names of the files beside the manifest.
@@ -62,7 +63,7 @@ def read_manifest(directory: Path, *, format_version: int, files: RequiredFiles)
     """
     path = directory / MANIFEST
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        manifest: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadArtifact(f"{path}: {error}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != format_version or manifest.get("kind") not in files:

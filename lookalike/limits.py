@@ -7,6 +7,7 @@ from typing import Final
 # Of one gRPC message, request or response: several photos, or thousands of vectors.
 MAX_MESSAGE_BYTES: Final = 32 << 20
 MAX_METADATA_BYTES: Final = 16 << 10  # Of the headers of one call.
+MAX_CONNECTIONS: Final = 4096  # Of callers of one process; no more than half of the files that it may open.
 MAX_CONCURRENT_STREAMS: Final = 1024  # Calls in flight on one connection; the client holds further ones back.
 KEEPALIVE_TIME_MS: Final = 10_000  # Without a word from the peer; then it is pinged.
 KEEPALIVE_TIMEOUT_MS: Final = 5_000  # Without an answer to that; then the connection is closed.

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import IO
 
 from lookalike.errors import BadCatalogue
 from lookalike.limits import MAX_IMAGE_BYTES
@@ -66,8 +65,7 @@ def photo_names(source: Path) -> PhotoNames:
 
 def copy_photos(source: Path, targets: Mapping[str, Path]) -> None:
     """Copy files of the source to the target path of each. Reads an archive once."""
-    for name, file in _open(source, targets):
-        data = file.read(_COPY_BYTES)
+    for name, data in _read(source, targets):
         try:
             targets[name].parent.mkdir(parents=True, exist_ok=True)
             targets[name].write_bytes(data)
@@ -119,10 +117,11 @@ def _list(source: Path) -> Iterator[str]:
     return _list_zip(source) if is_zip(source) else _list_tar(source)
 
 
-def _open(source: Path, names: Iterable[str]) -> Iterator[tuple[str, IO[bytes]]]:
+def _read(source: Path, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+    """The bytes of photos, as many as are copied. Raises BadCatalogue where the source is damaged."""
     if source.is_dir():
-        return _open_in_folder(source, names)
-    return _open_in_zip(source, names) if is_zip(source) else _open_in_tar(source, names)
+        return _read_folder(source, names)
+    return _read_zip(source, names) if is_zip(source) else _read_tar(source, names)
 
 
 def _list_folder(source: Path) -> Iterator[str]:
@@ -133,10 +132,10 @@ def _list_folder(source: Path) -> Iterator[str]:
                 yield path.relative_to(source).as_posix()
 
 
-def _open_in_folder(source: Path, names: Iterable[str]) -> Iterator[tuple[str, IO[bytes]]]:
+def _read_folder(source: Path, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
     for name in names:
         with (source / name).open("rb") as file:
-            yield name, file
+            yield name, file.read(_COPY_BYTES)
 
 
 def _list_tar(source: Path) -> Iterator[str]:
@@ -148,7 +147,7 @@ def _list_tar(source: Path) -> Iterator[str]:
                 yield name
 
 
-def _open_in_tar(source: Path, names: Iterable[str]) -> Iterator[tuple[str, IO[bytes]]]:
+def _read_tar(source: Path, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
     remaining = set(names)
     with _open_tar(source) as tar:
         for member in tar:
@@ -157,7 +156,7 @@ def _open_in_tar(source: Path, names: Iterable[str]) -> Iterator[tuple[str, IO[b
             if member.isreg() and (name := _without_dot_slash(member.name)) in remaining:
                 remaining.discard(name)
                 if (file := tar.extractfile(member)) is not None:
-                    yield name, file
+                    yield name, file.read(_COPY_BYTES)
 
 
 def _without_dot_slash(name: str) -> str:
@@ -170,12 +169,13 @@ def _list_zip(source: Path) -> Iterator[str]:
             yield name
 
 
-def _open_in_zip(source: Path, names: Iterable[str]) -> Iterator[tuple[str, IO[bytes]]]:
+def _read_zip(source: Path, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
     with _open_zip(source) as archive:
         members = dict(_zip_members(source, archive))
         for name in names:
             with archive.open(members[name]) as file:
-                yield name, file
+                data = file.read(_COPY_BYTES)
+            yield name, data
 
 
 def _zip_members(source: Path, archive: zipfile.ZipFile) -> Iterator[tuple[str, zipfile.ZipInfo]]:

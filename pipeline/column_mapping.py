@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import unicodedata
 from collections import Counter
@@ -16,6 +15,7 @@ from typing import Any
 from encoders.text.tokens import strip_markup
 from lookalike.errors import BadSettings
 from lookalike.product_rules import FIELDS, MAX_TAG_BYTES, MAX_TAGS, TAG_SEPARATOR
+from lookalike.strict_json import parse_json
 from pipeline.prices import parse_price
 
 # Tags within words and sentences, in whose place there is no space.
@@ -399,8 +399,8 @@ def _first_item(cell: Any) -> str:
     if not text.startswith("["):
         return text
     try:
-        items = json.loads(text)
-    except (ValueError, RecursionError):
+        items = parse_json(text)
+    except ValueError:
         return text
     return str(items[0]) if isinstance(items, list) and items else ""
 

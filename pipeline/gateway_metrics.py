@@ -15,6 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 from lookalike import channels
 from lookalike.credentials import ApiKey, authorization
 from lookalike.errors import BadSettings
+from lookalike.strict_json import parse_json
 from pipeline.metrics_page import Page
 
 _MAX_PAGE_BYTES = 16 << 20
@@ -38,7 +39,7 @@ class Reading:
     @classmethod
     def load(cls, text: str) -> Reading:
         """The inverse of `dump`."""
-        body = json.loads(text)
+        body = parse_json(text)
         return cls.of(body["texts"], body["failures"])
 
 

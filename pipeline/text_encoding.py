@@ -28,6 +28,7 @@ from encoders.text.tokens import clean_text
 from encoders.text.train import train
 from lookalike.errors import BadArtifact, OperatorError
 from lookalike.product_rules import CatalogueProduct, embedded_texts
+from lookalike.strict_json import parse_json
 from lookalike.vectors import F32
 from pipeline.features.vectors import VectorTable
 from pipeline.training_cache import find_trained, train_once
@@ -214,7 +215,7 @@ class _KeptEncoder:
         if not fingerprint:
             return "no version with a text encoder serves"
         try:
-            written = json.loads(_fit_path(directory, fingerprint).read_text(encoding="utf-8"))
+            written = parse_json(_fit_path(directory, fingerprint).read_text(encoding="utf-8"))
             trained_with, figures = written["settings"], written["fit"]
             trained_fit = None if figures is None else Fit(**figures)
             read_manifest(directory / fingerprint)

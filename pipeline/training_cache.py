@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lookalike.errors import BadArtifact
+from lookalike.strict_json import parse_json
 from pipeline.update_lock import lock_directory
 
 
@@ -52,7 +53,7 @@ def find_trained(directory: Path, inputs: str, check: Callable[[Path], object]) 
 def _cached(entry: Path, check: Callable[[Path], object]) -> Path | None:
     """The valid artifact that a cache entry (trained-<inputs>.json) names; None if there is none."""
     try:
-        artifact: Path = entry.parent / json.loads(entry.read_text(encoding="utf-8"))["fingerprint"]
+        artifact: Path = entry.parent / parse_json(entry.read_text(encoding="utf-8"))["fingerprint"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return artifact if _is_valid(artifact, check) else None

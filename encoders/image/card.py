@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, get_args
 
 from encoders.image.signature import DEFAULT_INPUT_PX, SIGNATURE
 from lookalike.errors import BadArtifact
+from lookalike.strict_json import parse_json
 
 CARD_FILE: Final = "card.json"  # Beside saved_model.pb; TF-Serving ignores unknown files.
 
@@ -131,11 +132,11 @@ def read_card(folder: Path) -> Card:
     except (OSError, UnicodeDecodeError) as error:
         raise BadArtifact(f"{path} cannot be read: {error}") from error
     try:
-        return _parse(json.loads(text))
-    except json.JSONDecodeError as error:
-        raise BadArtifact(f"{path} is not JSON: {error}") from error
+        return _parse(parse_json(text))
     except _BadCard as error:
         raise BadArtifact(f"{path}: {error}") from None
+    except ValueError as error:
+        raise BadArtifact(f"{path} is not JSON: {error}") from error
 
 
 class _BadCard(ValueError):

@@ -26,6 +26,7 @@ from encoders.text.word_vectors import SkipGramParameters, WordVectors, copy_wor
 from lookalike.cli import arguments
 from lookalike.errors import BadArtifact, BadCatalogue, OperatorError
 from lookalike.product_rules import has_word, split_tags
+from lookalike.strict_json import parse_json
 from lookalike.vectors import F32
 
 MAX_DIM = 1024
@@ -288,7 +289,7 @@ def _objects(file: Iterable[str], source: Path) -> Iterator[TextRow]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             tags = row.get("tags") or ()
             yield _text_row(row, split_tags(tags) if isinstance(tags, str) else tags)
         except (ValueError, AttributeError, TypeError) as error:

@@ -19,6 +19,7 @@ from lookalike.errors import BadArtifact, OperatorError
 from lookalike.releases.version import replace_file
 from lookalike.runtime import directory_lock
 from lookalike.runtime.directory_lock import DirectoryLock
+from lookalike.strict_json import parse_json
 
 LIVE = "LIVE"
 FORMAT = 4  # Since patches of the base are in patches.arrow.
@@ -63,7 +64,7 @@ def read_checkpoint(directory: Path) -> Checkpoint:
     """The checkpoint of LIVE; the initial one if there is no file. Raises BadArtifact, naming the file."""
     path = directory / LIVE
     try:
-        body = json.loads(path.read_bytes())
+        body = parse_json(path.read_bytes())
         if body["format"] != FORMAT or body.pop("checksum") != _checksum(body):
             raise ValueError("its format or its checksum differs")
         return Checkpoint(log=int(body["log"]), segment=str(body["segment"]), sequence=int(body["sequence"]))

@@ -62,8 +62,8 @@ def list_changes_of(
     """As `list_changes`, of these products, for another replica of the shard: tombstones are as old as they are."""
     shared = _shared_encoders(old, encoders)
     for product_id in ids:
-        update = _current_update(old, product_id)
-        if update.revision:  # Else it was never changed.
+        if old.revision(product_id):  # Else it was never changed; and an id that was, is UTF-8.
+            update = _current_update(old, product_id)
             update.generation = max(0, update.generation - 1)
             yield (kept := keep_vectors(update, shared)), kept is not update
 

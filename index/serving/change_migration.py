@@ -19,7 +19,7 @@ from index.live.migration import migrate_changes
 from index.serving import metrics
 from index.serving.shard_version import ShardVersion
 from index.serving.versions import ShardHandle, ShardVersions, handle_of
-from lookalike.errors import BadArtifact, FailedPrecondition, OperatorError
+from lookalike.errors import BadArtifact, FailedPrecondition, OperatorError, Unavailable
 from lookalike.releases import version
 from lookalike.releases.names import shard_name
 from lookalike.v1.index_pb2 import AwaitedChanges
@@ -113,6 +113,16 @@ class ChangeMigration:
         self._latest = name
         self.close()
 
+    def finish_handover(self, name: str) -> None:
+        """As `make_latest`, of a version that a caller names. Raises FailedPrecondition, Unavailable, OSError."""
+        try:
+            known = name in self._served.uses() or name in self._list_versions()
+        except OperatorError as error:
+            raise Unavailable(f"whether there is a version {name!r} is not known: {error}") from error
+        if not known:
+            raise FailedPrecondition(f"there is no version {name!r}")
+        self.make_latest(name)
+
     def awaited(self, shard: ShardVersion) -> AwaitedChanges | None:
         """The version whose changes this one lacks, as it is of another number of shards; None: it lacks none."""
         latest = self.latest_version()
@@ -123,15 +133,18 @@ class ChangeMigration:
 
     @contextmanager
     def changes_of(self, name: str) -> Iterator[LiveShard]:
-        """The changes of a version, loaded or not. Raises FailedPrecondition where there are none."""
+        """The changes of a version that a caller names, loaded or not. Raises FailedPrecondition where there are none.
+
+        The name of no version is no path: it may be of any characters, and lead anywhere.
+        """
         if name in self._served.uses():
             with self._served.lease(name) as shard:
                 if shard.live is None:
                     raise FailedPrecondition("this shard takes no updates: it was started without --live-dir")
                 yield shard.live
             return
-        if not (self._directory / name / version.MANIFEST).exists():
-            raise FailedPrecondition(f"this shard has no changes of version {name}")
+        if not version.is_version_name(name) or not (self._directory / name / version.MANIFEST).exists():
+            raise FailedPrecondition(f"this shard has no changes of version {name!r}")
         with self._opening:
             if name not in self._stopped:
                 try:

@@ -146,14 +146,14 @@ class Writer:
                 return live.sequence
 
     async def finish_handover(self, version: str, lost: Iterable[str]) -> None:
-        """Take updates of a version, which has every change of the one before. Raises FailedPrecondition.
+        """Take updates of a version, which has every change of the one before. Raises FailedPrecondition, Unavailable.
 
         lost: why changes of products that nobody knows are not in it.
         """
         if self._migration is None:
             raise FailedPrecondition(_NO_UPDATES)
         async with self._write_lock:
-            await run_in_thread(self._thread, partial(self._migration.make_latest, version))
+            await run_in_thread(self._thread, partial(self._migration.finish_handover, version))
             self._sealed_until_s.clear()
             if version in self._served.uses():
                 with self._served.lease(version) as shard:

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lookalike.strict_json import parse_json
+
 
 class BuildCache:
     """Entries of build steps, one JSON file each in a directory. Inputs and results are anything JSON can hold."""
@@ -21,7 +23,7 @@ class BuildCache:
     def result(self, step: str, inputs: Mapping[str, Any]) -> Any | None:
         """The result of the step if it last ran with these inputs and its output files still exist, else None."""
         try:
-            entry = json.loads(self._file(step).read_bytes())
+            entry = parse_json(self._file(step).read_bytes())
             if entry["inputs"] == inputs and all(Path(output).exists() for output in entry["outputs"]):
                 return entry["result"]
         except (OSError, ValueError, KeyError, TypeError):

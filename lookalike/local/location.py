@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lookalike.errors import BadArtifact
+from lookalike.strict_json import parse_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ def read_current(location: Path) -> ServedIndex:
     """Read the current version of an index location. Raises BadArtifact if there is none or its manifest is damaged."""
     try:
         version = (location / "CURRENT").read_text(encoding="utf-8").strip()
-        manifest = json.loads((location / version / "manifest.json").read_bytes())
+        manifest = parse_json((location / version / "manifest.json").read_bytes())
         spaces = tuple(str(space["name"]) for space in manifest["spaces"])
         return ServedIndex(version=version, shards=int(manifest["shards"]), spaces=spaces)
     except OSError as error:

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 
 from lookalike.errors import BadArtifact
+from lookalike.strict_json import parse_json
 
 CANARY = "CANARY"
 
@@ -25,7 +26,7 @@ def dump_canary(canary: Canary) -> str:
 def parse_canary(text: str, where: str) -> Canary:
     """The inverse of `dump_canary`. Raises BadArtifact, whose message begins with `where`."""
     try:
-        body = json.loads(text)
+        body = parse_json(text)
         canary = Canary(version=str(body["version"]), share=float(body["share"]))
     except (ValueError, KeyError, TypeError) as error:
         raise BadArtifact(f"{where}: not a canary: {error!r}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -12,6 +11,7 @@ from lookalike.releases import version
 from lookalike.releases.canary import CANARY, Canary, dump_canary, parse_canary
 from lookalike.releases.manifest import Manifest
 from lookalike.releases.store import ObjectStore
+from lookalike.strict_json import parse_json
 
 
 class Location(Protocol):
@@ -146,7 +146,7 @@ def open_location(where: str, options: str = "") -> Directory | ObjectStore:
     if "://" not in where:
         return Directory(Path(where))
     try:
-        parsed = json.loads(options or "{}")
+        parsed = parse_json(options or "{}")
     except ValueError as error:
         raise BadSettings(f"storage options: not JSON: {error}") from None
     if not isinstance(parsed, dict):

@@ -13,6 +13,7 @@ from typing import Any
 from lookalike.errors import BadArtifact
 from lookalike.releases.names import ENCODERS
 from lookalike.spaces import space_number
+from lookalike.strict_json import parse_json
 
 FORMAT = 11  # Raised when keys or files change; 11: the encoders are among the files, and where the products came from.
 EXACT = "Flat"
@@ -164,7 +165,7 @@ def dump_manifest(manifest: Manifest) -> str:
 def parse_manifest(text: str, where: str) -> Manifest:
     """The inverse of `dump_manifest`. Raises BadArtifact, whose message begins with `where`."""
     try:
-        body = json.loads(text)
+        body = parse_json(text)
         if body["format"] != FORMAT:
             raise BadArtifact(
                 f"{where}: has format {body['format']}, this program reads format {FORMAT}: build the index again"

@@ -15,6 +15,7 @@ from typing import Any
 from lookalike.errors import BadArtifact
 from lookalike.releases.location import Location
 from lookalike.releases.version import RECORDS, parse_version_name
+from lookalike.strict_json import parse_json
 from lookalike.timestamps import unix_time_s
 
 _FORMAT = 1
@@ -75,7 +76,7 @@ def read_record(location: Location, name: str) -> ReleaseRecord | None:
     if (data := location.read_file(path)) is None:
         return None
     try:
-        body = json.loads(data)
+        body = parse_json(data)
         if body.pop("format") != _FORMAT:
             raise BadArtifact(f"{location}/{path}: has another format than {_FORMAT}")
         events = tuple(ReleaseEvent(**event) for event in body["events"])

@@ -40,9 +40,13 @@ def parse_version_name(text: str, where: str) -> str:
     return name
 
 
+def is_version_name(text: str) -> bool:
+    return _NAME.fullmatch(text) is not None and text not in (CURRENT, RECORDS)
+
+
 def filter_version_names(entries: Iterable[str]) -> list[str]:
     """Those entries of a location's directory that can be versions, sorted."""
-    return sorted(entry for entry in entries if _NAME.fullmatch(entry) and entry not in (CURRENT, RECORDS))
+    return sorted(filter(is_version_name, entries))
 
 
 def make_current(location: Path, version: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import aclosing, contextmanager, suppress
@@ -13,6 +14,7 @@ import grpc
 import grpc.aio
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
+from grpc._cython import cygrpc
 
 from lookalike.errors import (
     BadSettings,
@@ -34,6 +36,7 @@ from lookalike.limits import (
 )
 from lookalike.runtime.call import Call, Guard, Metadata, answering
 from lookalike.runtime.deadline import Deadline
+from lookalike.runtime.listening import max_connections
 from lookalike.runtime.methods import (
     Bidirectional,
     Method,
@@ -302,6 +305,16 @@ def _connection_age(tls_age_s: float) -> tuple[tuple[str, int], ...]:
     return (("grpc.max_connection_age_ms", round(1000 * (tls_age_s or _CONNECTION_AGE_S))),)
 
 
+def _is_no_callers_doing(record: logging.LogRecord) -> bool:
+    hung_up = record.exc_info is not None and isinstance(record.exc_info[1], cygrpc.ExecuteBatchError)
+    return not hung_up and not str(record.msg).startswith("Invalid encoding on ")
+
+
+# grpcio logs tracebacks, as errors, of what any caller may do at any rate: hang up while a reply of a stream is on its
+# way, and send metadata that are no UTF-8.
+logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_callers_doing)
+
+
 def auto_implementation() -> str:
     """The implementation that "auto" means: native where it is installed (docs/adr/0008-http2-outside-of-python.md)."""
     return "native" if find_spec("pygrpc_native") else "grpcio"
@@ -329,7 +342,8 @@ def server(
     handlers = [each.guarded(guard) if isinstance(each, Service) else each for each in handlers]
     methods = [method for each in handlers if isinstance(each, Service) for method in each.methods]
     if implementation == "grpcio" or not methods:
-        return grpc.aio.server(handlers=handlers, options=(*_SERVER_OPTIONS, *_connection_age(tls_age_s)))
+        bound = ("grpc.max_allowed_incoming_connections", max_connections())
+        return grpc.aio.server(handlers=handlers, options=(*_SERVER_OPTIONS, *_connection_age(tls_age_s), bound))
     try:
         from lookalike.runtime.native_server import NativeServer
     except ImportError as error:

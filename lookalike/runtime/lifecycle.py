@@ -8,29 +8,24 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from time import monotonic
 from types import FrameType
-from typing import Any
 
 import grpc
 import grpc.aio
 import uvloop
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from lookalike.errors import OperatorError
 from lookalike.runtime import edge, metrics_page, otlp, security
 from lookalike.runtime.call import Guard
-from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.listening import ServerSockets
 from lookalike.runtime.settings import ProcessSettings
+from lookalike.runtime.standard_services import HEALTH, NOT_SERVING, SERVING, HealthService, reflection_handler
 
 log = logging.getLogger(__name__)
 
-SERVING = health_pb2.HealthCheckResponse.SERVING
-NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 # Looks at the connections while they drain. Two looks make a GOAWAY: clients are gone 50 to 100 ms after the signal.
@@ -87,17 +82,17 @@ async def serve(
     """
     tls = security.server_tls(settings)
     age_s = security.connection_age_s(settings.drain_s) if tls else 0.0
+    all_guarded = [*handlers, reflection_handler(services)]
     named = security.guard_of(settings, guard)
-    server = edge.server(handlers, settings.grpc_server, guard=named, tls_age_s=age_s)
-    checks = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-    server.add_generic_rpc_handlers((_reflection_handler(services).guarded(named),))
+    server = edge.server(all_guarded, settings.grpc_server, guard=named, tls_age_s=age_s)
+    health = HealthService()
+    server.add_generic_rpc_handlers((health.handler(),))  # Open to all.
     for name in ("", *services):
-        await checks.set(name, NOT_SERVING)
-    await checks.set(health.SERVICE_NAME, SERVING)
+        health.set(name, NOT_SERVING)
+    health.set(HEALTH, SERVING)
     port = _bind(server, settings, tls)
     metrics_page.expose_metrics(settings.host, settings.metrics_port, guard, security.metrics_tls(settings))
-    probes = await serve_health_alone(checks, settings)
+    probes = await serve_health_alone(health, settings)
     security.report_exposure(settings)
     stop_tracing = otlp.start(settings)
     await server.start()
@@ -112,28 +107,16 @@ async def serve(
             gc.collect()
             gc.freeze()
         for name in ("", *services):
-            await checks.set(name, SERVING)
+            health.set(name, SERVING)
         ready = True
         log.info("ready")
         await stopping.wait()
     finally:
-        await checks.enter_graceful_shutdown()
+        health.stop_serving()
         await drain(server, port, settings.drain_s if ready else 0.0, encrypted=tls is not None)
         await probes.stop(None)
         stop_tracing()
         log.info("stopped")
-
-
-def _reflection_handler(services: Sequence[str]) -> edge.Service:
-    names = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME)
-    servicer: Any = reflection.aio.ReflectionServicer(names)  # The types have its generator as a coroutine.
-
-    def answer(requests: AsyncIterator[Any], deadline: Deadline) -> AsyncGenerator[Any, None]:
-        replies: AsyncGenerator[Any, None] = servicer.ServerReflectionInfo(requests, None)
-        return replies
-
-    service: Any = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
-    return edge.handler(service, {"ServerReflectionInfo": answer})
 
 
 def _on_signals(stopping: asyncio.Event) -> None:
@@ -194,10 +177,9 @@ def request_stop() -> None:
         signal.raise_signal(signal.SIGTERM)
 
 
-async def serve_health_alone(checks: health.aio.HealthServicer, settings: ProcessSettings) -> grpc.aio.Server:
+async def serve_health_alone(health: HealthService, settings: ProcessSettings) -> grpc.aio.Server:
     """A plain server of the health service alone, for probes that know no TLS (the kubelet's)."""
-    server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
-    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    server = edge.server([health.handler()], "grpcio")
     if settings.health_port:
         _listen(server, f"{settings.host}:{settings.health_port}")
         await server.start()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import array
 import fcntl
 import os
+import resource
 import socket
 import struct
 import termios
@@ -19,6 +20,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from lookalike.limits import MAX_CONNECTIONS
 
 _DESCRIPTORS = Path("/proc/self/fd")
 # RFC 9113, 6.8: a graceful shutdown begins with a GOAWAY of NO_ERROR whose last stream is 2^31-1: the client opens no
@@ -65,6 +68,16 @@ class ServerSockets:
         self._empty = empty
         return connections
 
+    def close_beyond(self, connections: int) -> int:
+        """Close the newest connections where there are more than so many; their number. Needs one free descriptor."""
+        inodes = sorted(inode for _, inode, each in self._sockets() if _is_connected(each))[connections:]
+        if inodes:
+            for _, inode, each in self._sockets():
+                if inode >= inodes[0] and _is_connected(each):
+                    with suppress(OSError):  # It is closed by now.
+                        each.shutdown(socket.SHUT_RDWR)
+        return len(inodes)
+
     def _send_goaway(self, inode: int, connection: socket.socket) -> None:
         with suppress(OSError):  # It is closed by now.
             if connection.send(GOAWAY, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL) == len(GOAWAY):
@@ -76,6 +89,11 @@ class ServerSockets:
             with suppress(OSError), _duplicate(int(name)) as each:
                 if each.family in (socket.AF_INET, socket.AF_INET6) and each.getsockname()[1] == self.port:
                     yield int(name), os.fstat(each.fileno()).st_ino, each
+
+
+def max_connections() -> int:
+    """Of a server of this process: beyond it new ones are closed, and files can still be opened."""
+    return min(MAX_CONNECTIONS, max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))
 
 
 @contextmanager

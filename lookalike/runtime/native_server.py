@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import secrets
 import signal
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -32,6 +34,7 @@ from lookalike.limits import (
 )
 from lookalike.runtime.call import Call, Guard, begin, carried, end
 from lookalike.runtime.deadline import Deadline
+from lookalike.runtime.listening import ServerSockets, max_connections
 from lookalike.runtime.methods import Method, ThreadedUnary, serialize, status_of
 from lookalike.status import Trailer
 
@@ -41,6 +44,8 @@ log = logging.getLogger(__name__)
 _MAX_EVENTS = 256
 # Closing drops replies that are not written to their connections yet, and nothing tells when the last of them is.
 _LAST_REPLIES_S = 0.2
+# Between looks at the number of connections, which pygrpc-native does not bound.
+_LOOK_S = 0.25
 
 
 @dataclass(slots=True)  # Not frozen: see Call.
@@ -74,6 +79,7 @@ class NativeServer(grpc.aio.Server):
         self._stopping = False
         self._stopped = asyncio.Event()
         self._front: NativeGrpcFront
+        self._bounding: asyncio.Task[None] | None = None
 
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Any) -> None:
         self._grpcio_server.add_generic_rpc_handlers(generic_rpc_handlers)
@@ -110,6 +116,7 @@ class NativeServer(grpc.aio.Server):
         self._front.set_fallback(f"\0{name}")
         self._front.start()
         loop = asyncio.get_running_loop()
+        self._bounding = loop.create_task(_bound_connections(self._front.bound_port))
         threading.Thread(target=self._receive, args=(loop,), name="native-grpc-receive", daemon=True).start()
 
     async def stop(self, grace: float | None) -> None:
@@ -132,6 +139,8 @@ class NativeServer(grpc.aio.Server):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await grpcio_stop
+        if self._bounding is not None:
+            self._bounding.cancel()
         if grace:
             await asyncio.sleep(min(grace, _LAST_REPLIES_S))
         if hasattr(self, "_front"):
@@ -271,6 +280,30 @@ class NativeServer(grpc.aio.Server):
 
     def _fail(self, call_id: int, code: grpc.StatusCode, message: str, trailer: Trailer = ()) -> None:
         self._front.fail(call_id, code.value[0], message, trailer or None)
+
+
+async def _bound_connections(port: int) -> None:
+    """Close the newest connections beyond the bound, as grpcio does with `grpc.max_allowed_incoming_connections`.
+
+    A descriptor is kept to look with, for when a flood between two looks has taken all others.
+    """
+    sockets, bound, spare = ServerSockets(port), max_connections(), os.open(os.devnull, os.O_RDONLY)
+    try:
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            os.close(spare)
+            spare = -1
+            with suppress(OSError):  # The flood was faster; at the next look.
+                if len(os.listdir("/proc/self/fd")) > bound and (closed := sockets.close_beyond(bound)):
+                    log.warning("closed %d connections beyond %d", closed, bound)
+            while spare < 0:
+                with suppress(OSError):
+                    spare = os.open(os.devnull, os.O_RDONLY)
+                    break
+                await asyncio.sleep(_LOOK_S)
+    finally:
+        if spare >= 0:
+            os.close(spare)
 
 
 def _too_large(verb: str, message: bytes) -> str:

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lookalike.errors import BadArtifact
+from lookalike.strict_json import parse_json
 from lookalike.vectors import F32, I64
 from pipeline.features.key_index import KEY_BYTES, Rows
 
@@ -120,7 +121,7 @@ def decode_keys(file: Any, name: str, part_format: PartFormat, *, number: int) -
 def read_dim(file: Any) -> int:
     """The dimension of the vectors of an open part; 0 if it has none, or is no part."""
     try:
-        return int(json.loads((pq.ParquetFile(file).metadata.metadata or {})[_METADATA])["dim"])
+        return int(parse_json((pq.ParquetFile(file).metadata.metadata or {})[_METADATA])["dim"])
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
         if getattr(error, "errno", None) is not None:
             raise
@@ -130,7 +131,7 @@ def read_dim(file: Any) -> int:
 def _footer(parquet: Any, name: str, part_format: PartFormat) -> PartFooter:
     metadata = parquet.metadata
     try:
-        about = json.loads((metadata.metadata or {})[_METADATA])
+        about = parse_json((metadata.metadata or {})[_METADATA])
         version, kind = about["schema_version"], about["kind"]
         replaces, created_us = frozenset(about["replaces"]), int(about["created_us"])
     except (KeyError, ValueError, TypeError, OverflowError):

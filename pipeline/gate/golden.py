@@ -23,6 +23,7 @@ import numpy as np
 
 from lookalike.errors import BadArtifact, BadSettings
 from lookalike.spaces import VECTOR_SPACES
+from lookalike.strict_json import parse_json
 from lookalike.vectors import F32, normalised
 from pipeline.gate.limits import GateLimits
 from pipeline.gate.report import Check, judged, not_compared
@@ -75,7 +76,7 @@ def read_golden(path: Path) -> list[GoldenQuery]:
 
 def _parse(line: str, where: str) -> GoldenQuery:
     try:
-        body = json.loads(line)
+        body = parse_json(line)
         query = body["query"]
         if unknown := body.keys() - _KEYS:
             raise ValueError(f"{min(unknown)!r} is not one of {', '.join(sorted(_KEYS))}")

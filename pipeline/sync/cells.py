@@ -12,6 +12,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from lookalike.product_rules import BadField, RejectReason
+from lookalike.strict_json import parse_json
 
 # MySQL's BIT(1) comes as a byte. No text consists of one of these.
 _BITS: Final = {b"\x00": False, b"\x01": True}
@@ -54,8 +55,8 @@ def tags_cell(value: Any) -> Any:
     if not isinstance(value, str) or not value.lstrip().startswith("["):
         return value
     try:
-        items = json.loads(value)
-    except (ValueError, RecursionError):
+        items = parse_json(value)
+    except ValueError:
         return value
     return items if isinstance(items, list) else value
 

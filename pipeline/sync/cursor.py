@@ -14,6 +14,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from lookalike.errors import BadSettings
+from lookalike.strict_json import parse_json
 
 Cursor = int | float | Decimal | datetime | date | str
 
@@ -121,7 +122,7 @@ def dumps(value: Cursor) -> str:
 
 def loads(text: str) -> Cursor:
     """What `dumps` made. Raises ValueError, LookupError or TypeError for another text."""
-    kind, value = json.loads(text)
+    kind, value = parse_json(text)
     read: Cursor = _KINDS[kind][1](value)
     return read
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree.ElementTree import ParseError
@@ -20,8 +21,11 @@ if TYPE_CHECKING:
 _MAX_TEXTS_BYTES = 256 << 20
 _MAX_UNPACKED_BYTES = 4 << 30
 _SHARED_STRINGS = "xl/sharedStrings.xml"
-# What openpyxl raises for damaged files, apart from the errors of zipfile.
-_DAMAGED = (ValueError, KeyError, TypeError, AttributeError, IndexError, ParseError, EOFError, OSError)
+# What openpyxl and zipfile raise for damaged files; RuntimeError: for an encrypted one, or an unknown compression.
+_DAMAGED = (
+    ValueError, ArithmeticError, LookupError, TypeError, AttributeError, ParseError, EOFError, OSError, RuntimeError,
+    zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 def read_rows(path: Path, sheet: str = "") -> Iterator[tuple[int, list[Any]] | BrokenRecord]:
@@ -60,20 +64,20 @@ def _sheet(path: Path, book: Workbook, name: str) -> Any:
 def _workbook(path: Path) -> Iterator[Workbook]:
     from openpyxl import load_workbook
 
-    try:
-        with zipfile.ZipFile(path) as parts:
-            sizes = {part.filename: part.file_size for part in parts.infolist()}
-            if sizes.get(_SHARED_STRINGS, 0) > _MAX_TEXTS_BYTES or sum(sizes.values()) > _MAX_UNPACKED_BYTES:
-                raise BadCatalogue(f"{path}: too large an Excel file when unpacked; save the sheet as CSV")
-        book = load_workbook(path, read_only=True, data_only=True)
-    except FileNotFoundError:
-        raise BadCatalogue(f"{path}: No such file or directory") from None
-    except (zipfile.BadZipFile, *_DAMAGED) as error:
-        raise BadCatalogue(f"{path}: not an .xlsx file: {error}") from None
-    try:
+    with ExitStack() as on_exit:
+        try:
+            file = on_exit.enter_context(path.open("rb"))  # openpyxl would leave it open if it fails.
+            with zipfile.ZipFile(file) as parts:
+                sizes = {part.filename: part.file_size for part in parts.infolist()}
+                if sizes.get(_SHARED_STRINGS, 0) > _MAX_TEXTS_BYTES or sum(sizes.values()) > _MAX_UNPACKED_BYTES:
+                    raise BadCatalogue(f"{path}: too large an Excel file when unpacked; save the sheet as CSV")
+            book = load_workbook(file, read_only=True, data_only=True)
+        except FileNotFoundError:
+            raise BadCatalogue(f"{path}: No such file or directory") from None
+        except _DAMAGED as error:
+            raise BadCatalogue(f"{path}: not an .xlsx file: {error}") from None
+        on_exit.callback(book.close)
         yield book
-    finally:
-        book.close()
 
 
 def _cell(value: Any) -> Any:

@@ -27,7 +27,7 @@ def records(path: Path) -> Iterator[Record]:
             for fields in batch.to_pylist():
                 line += 1
                 yield Record(line, fields)
-    except (pa.ArrowException, UnicodeDecodeError) as error:
+    except (pa.ArrowException, ValueError, OverflowError) as error:  # Python's: no UTF-8, a time after the year 9999.
         raise BadCatalogue(f"{path}: after row {line}: {error}") from None
 
 

@@ -28,6 +28,7 @@ from uuid import uuid4
 from lookalike.errors import LookalikeError, OperatorError
 from lookalike.releases.owner import owner_name
 from lookalike.releases.store import ObjectStore
+from lookalike.strict_json import parse_json
 from lookalike.timestamps import unix_time_s
 
 LEASE = "update-lease.json"
@@ -142,7 +143,7 @@ def hold_lease(
 
 def _parse(found: bytes) -> dict[str, Any]:
     try:
-        body = json.loads(found)
+        body = parse_json(found)
     except ValueError:
         return {}
     return body if isinstance(body, dict) else {}

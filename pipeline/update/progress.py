@@ -14,6 +14,7 @@ from typing import Any
 
 from lookalike.errors import OperatorError
 from lookalike.releases import version
+from lookalike.strict_json import parse_json
 
 _FORMAT = 1
 
@@ -115,7 +116,7 @@ class Progress:
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
-        body = json.loads(path.read_text(encoding="utf-8"))
+        body = parse_json(path.read_text(encoding="utf-8"))
         steps = body["steps"]
         known = {name: step for name, step in steps.items() if name in STEPS and {"seconds", "result"} <= step.keys()}
         if body["format"] == _FORMAT and len(known) == len(steps):

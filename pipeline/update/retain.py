@@ -6,7 +6,6 @@ that serves now it drops by itself.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Collection, Iterable
 from contextlib import suppress
@@ -21,6 +20,7 @@ from lookalike.releases.location import Directory
 from lookalike.releases.records import read_record
 from lookalike.releases.retention import KeptVersion, removable_versions
 from lookalike.releases.store import ObjectStore
+from lookalike.strict_json import parse_json
 from lookalike.timestamps import unix_time_s
 from pipeline.update.live import current_name
 from pipeline.update_lock import lock_directory
@@ -142,5 +142,5 @@ def _entries_of(artifacts: Path, fingerprints: Collection[str]) -> Iterable[Path
     """The entries of the training cache that name one of these encoders."""
     for entry in artifacts.glob("trained-*.json"):
         with suppress(OSError, ValueError, KeyError, TypeError):
-            if json.loads(entry.read_text(encoding="utf-8"))["fingerprint"] in fingerprints:
+            if parse_json(entry.read_text(encoding="utf-8"))["fingerprint"] in fingerprints:
                 yield entry

@@ -7,7 +7,7 @@ import gc
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import grpc
@@ -17,20 +17,23 @@ from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import BytesValue
 from google.rpc import error_details_pb2, status_pb2
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 
 from lookalike.channels import aio_channel, aio_channels
 from lookalike.errors import InvalidRequest, NotFound, OperatorError, Overloaded, PermissionDenied, Unauthenticated
 from lookalike.limits import MAX_MESSAGE_BYTES
-from lookalike.runtime import edge, lifecycle
+from lookalike.runtime import edge, lifecycle, listening, standard_services
 from lookalike.runtime.call import Call, Guard, current
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.listening import GOAWAY
 from lookalike.runtime.settings import ProcessSettings
+from lookalike.runtime.standard_services import NOT_SERVING, SERVING, HealthService, reflection_handler
 from lookalike.status import INTERNAL_MESSAGE, to_error
 from tests.edges import IMPLEMENTATIONS
 
 PARENT_S = 30.0  # No test waits that long; one that would fails.
+INFO = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 UNARY, STREAM, BOTH = "/edge_test.Echo/Unary", "/edge_test.Echo/Stream", "/edge_test.Echo/Both"
 
 
@@ -694,26 +697,103 @@ async def test_a_port_that_is_taken_is_the_operators_error(implementation: str, 
     await blocker.stop(None)
 
 
-async def test_health_and_reflection_are_served_beside_the_methods(implementation: str) -> None:
-    server = edge.server(
-        [edge.handler(SERVICE, {"Unary": echo, "Stream": no_stream, "Both": echo_each})], implementation
-    )
-    checks = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-    await checks.set("edge_test.Echo", lifecycle.SERVING)
+async def test_connections_beyond_the_bound_are_closed_and_those_before_them_stay(
+    implementation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listening, "MAX_CONNECTIONS", 3)
+    handler = edge.handler(SERVICE, {"Unary": echo, "Stream": no_stream, "Both": echo_each})
+    server = edge.server([handler], implementation)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with aio_channel(f"127.0.0.1:{port}") as channel, AsyncExitStack() as on_exit:
+        on_exit.push_async_callback(server.stop, None)
+        assert await channel.unary_unary(UNARY)(request()) == request()
+        others = [await asyncio.open_connection("127.0.0.1", port) for _ in range(8)]
+        for _, writer in others:
+            on_exit.callback(writer.close)
+        refused = [asyncio.create_task(drained(reader)) for reader, _ in others]
+        while sum(each.done() for each in refused) < 6:  # noqa: ASYNC110  # the server closes them when it looks
+            await asyncio.sleep(0.01)
+        assert await channel.unary_unary(UNARY)(request()) == request()
+        for each in refused:
+            each.cancel()
+
+
+async def drained(reader: asyncio.StreamReader) -> None:
+    """Until the connection is closed."""
+    with suppress(ConnectionError):
+        while await reader.read(1024):
+            pass
+
+
+@asynccontextmanager
+async def with_standard_services(implementation: str) -> AsyncIterator[tuple[Any, HealthService]]:
+    """A channel to a server of the echo with health and reflection, and what tells the health."""
+    health = HealthService()
+    echo_handler = edge.handler(SERVICE, {"Unary": echo, "Stream": no_stream, "Both": echo_each})
+    handlers = [echo_handler, health.handler(), reflection_handler(["edge_test.Echo"])]
+    server = edge.server(handlers, implementation)
+    health.set("edge_test.Echo", SERVING)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
-        channel: Any
         async with aio_channel(f"127.0.0.1:{port}") as channel:
-            stub: Any = health_pb2_grpc.HealthStub(channel)
-            asked = health_pb2.HealthCheckRequest(service="edge_test.Echo")
-            assert (await stub.Check(asked)).status == lifecycle.SERVING
-            watch = stub.Watch(asked)
-            assert (await watch.read()).status == lifecycle.SERVING
-            await checks.set("edge_test.Echo", lifecycle.NOT_SERVING)
-            assert (await watch.read()).status == lifecycle.NOT_SERVING
-            watch.cancel()
-            assert await channel.unary_unary(UNARY)(request()) == request()
+            yield channel, health
     finally:
         await server.stop(None)
+
+
+async def test_health_and_reflection_are_served_beside_the_methods(implementation: str) -> None:
+    async with with_standard_services(implementation) as (channel, health):
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        asked = health_pb2.HealthCheckRequest(service="edge_test.Echo")
+        assert (await stub.Check(asked)).status == SERVING
+        watch = stub.Watch(asked)
+        assert (await watch.read()).status == SERVING
+        health.stop_serving()
+        assert (await watch.read()).status == NOT_SERVING
+        assert dict((await stub.List(health_pb2.HealthListRequest())).statuses) == {
+            "edge_test.Echo": health_pb2.HealthCheckResponse(status=NOT_SERVING)
+        }
+        watch.cancel()
+        unknown = health_pb2.HealthCheckRequest(service="another")
+        assert (await failure(stub.Check(unknown))).code() is grpc.StatusCode.NOT_FOUND
+        watch = stub.Watch(unknown)
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+        watch.cancel()
+        reflected = channel.stream_stream(INFO)()
+        await reflected.write(reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString())
+        reply = reflection_pb2.ServerReflectionResponse.FromString(await reflected.read())
+        names = [each.name for each in reply.list_services_response.service]
+        assert names == ["edge_test.Echo", "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"]
+        reflected.cancel()
+        assert await channel.unary_unary(UNARY)(request()) == request()
+
+
+async def test_malformed_bytes_to_health_and_reflection_are_the_callers_error(implementation: str) -> None:
+    async with with_standard_services(implementation) as (channel, _):
+        calls = [
+            channel.unary_unary("/grpc.health.v1.Health/Check")(b"\xff\xff"),
+            channel.unary_stream("/grpc.health.v1.Health/Watch")(b"\xff\xff").read(),
+            channel.stream_stream(INFO)(iter([b"\xff\xff"])).read(),
+        ]
+        assert {(await failure(call)).code() for call in calls} == {grpc.StatusCode.INVALID_ARGUMENT}
+
+
+async def test_no_more_callers_watch_the_health_than_may(implementation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standard_services, "_MAX_WATCHERS", 1)
+    async with with_standard_services(implementation) as (channel, _):
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        asked = health_pb2.HealthCheckRequest(service="edge_test.Echo")
+        first = stub.Watch(asked)
+        assert (await first.read()).status == SERVING
+        assert (await failure(stub.Watch(asked).read())).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        first.cancel()
+        while True:  # Its place is free when the server knows.
+            again = stub.Watch(asked)
+            try:
+                assert (await again.read()).status == SERVING
+                break
+            except grpc.aio.AioRpcError:
+                continue
+        again.cancel()

@@ -18,7 +18,6 @@ import grpc.aio
 import pytest
 from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import BytesValue
-from grpc_health.v1 import health
 from prometheus_client import REGISTRY
 
 from lookalike import channels
@@ -32,6 +31,7 @@ from lookalike.runtime.call import current
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.replicas import Replicas
 from lookalike.runtime.settings import ProcessSettings
+from lookalike.runtime.standard_services import SERVING, HealthService
 from lookalike.status import to_error
 from lookalike.stream.redis_stream import open_redis_stream
 from lookalike.stream.settings import StreamSettings
@@ -294,10 +294,10 @@ def test_the_metrics_page_is_shown_by_tls_to_those_that_show_a_certificate(certs
 
 async def test_the_health_service_alone_has_a_plain_port(certs: Path) -> None:
     (port,) = free_ports(1)
-    checks = health.aio.HealthServicer()
+    health = HealthService()
     settings = EchoSettings(**settings_of(certs, "gateway"), health_port=port)
-    probes = await lifecycle.serve_health_alone(checks, settings)
-    await checks.set("", lifecycle.SERVING)
+    probes = await lifecycle.serve_health_alone(health, settings)
+    health.set("", SERVING)
     async with aio_channel(f"127.0.0.1:{port}") as channel:
         call: Any = channel.unary_unary("/grpc.health.v1.Health/Check")
         assert await call(b"", timeout=CALL_S) == b"\x08\x01"

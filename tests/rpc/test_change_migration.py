@@ -31,7 +31,7 @@ from lookalike.releases import version
 from lookalike.releases.location import Directory
 from lookalike.releases.rollout import Rollout
 from lookalike.runtime import lifecycle
-from lookalike.v1 import catalog_pb2_grpc
+from lookalike.v1 import catalog_pb2_grpc, index_pb2, index_pb2_grpc
 from lookalike.v1.catalog_pb2 import CountRequest, ExistsRequest, RemoveRequest, UpsertRequest
 from lookalike.v1.types_pb2 import Product, SpaceVector
 from tests.rpc.gateways import running_gateway, serving
@@ -277,3 +277,28 @@ async def test_while_changes_cannot_be_migrated_the_old_version_serves_on(
         await until(lambda: [*served.uses()] == [name], asking)
         assert list((await catalog.Exists(ExistsRequest(product_ids=["new1"]))).exists) == [True]
         asking.cancel()
+
+
+@pytest.mark.parametrize("name", ["", "..", "../elsewhere", "x" * 300, "line\n", "a\0b", "CURRENT", "no-such-version"])
+async def test_what_no_version_is_called_is_refused_and_read_as_no_path(tmp_path: Path, name: str) -> None:
+    build_version(tmp_path / "index", seed=1)
+    async with a_shard(tmp_path) as (address, _), aio_channel(address) as channel:
+        stub = index_pb2_grpc.IndexShardStub(channel)
+        current = next((tmp_path / "live").rglob("CURRENT"))
+        before = current.read_text()
+        for call in (
+            stub.ListChanges(index_pb2.ListChangesRequest(version=name)).read(),
+            stub.FinishHandover(index_pb2.FinishHandoverRequest(version=name)),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await call
+            assert error.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert current.read_text() == before
+
+
+async def test_changes_of_an_id_that_no_product_can_have_are_none(tmp_path: Path) -> None:
+    version_name = build_version(tmp_path / "index", seed=1)
+    async with a_shard(tmp_path) as (address, _), aio_channel(address) as channel:
+        request = index_pb2.ListChangesRequest(version=version_name, ids=[b"\xff", b"unknown"])
+        page = await index_pb2_grpc.IndexShardStub(channel).ListChanges(request).read()
+        assert not page.changes

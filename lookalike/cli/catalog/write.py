@@ -17,6 +17,7 @@ from lookalike.cli.progress import progress_bar
 from lookalike.cli.render import printable
 from lookalike.errors import InvalidRequest, LookalikeError
 from lookalike.product_rules import BadField, parse_field
+from lookalike.strict_json import parse_json
 from lookalike.v1.catalog_pb2 import Change, ChangeResponse
 from lookalike.v1.types_pb2 import Product
 
@@ -128,8 +129,8 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 def parse_change(line: str, revision: int) -> Change:
     """The change of a line. `revision`: that of a line which states none. Raises InvalidRequest."""
     try:
-        kind, fields = _kind_and_fields(json.loads(line))
-    except (ValueError, RecursionError) as error:
+        kind, fields = _kind_and_fields(parse_json(line))
+    except ValueError as error:
         raise InvalidRequest("line", str(error)) from None
     try:
         stated = parse_field("revision", fields.pop("revision", None), [])
