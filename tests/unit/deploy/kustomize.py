@@ -186,6 +186,8 @@ def _label(labels: Mapping[str, Any], document: Document) -> None:
 
 def _tag(image: Mapping[str, Any], document: Document) -> None:
     _check_fields(image, {"name", "newTag", "digest"}, "images")
+    if "newTag" not in image:
+        raise Unsupported(f"images: {image['name']} without a tag")
     digest = f"@{image['digest']}" if "digest" in image else ""
     for spec in pod_specs(document):
         for container in [*spec.get("initContainers", []), *spec["containers"]]:
