@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 
+from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from lookalike.errors import BadSettings, Overloaded
 from lookalike.runtime.coalescer import Coalescer
-from lookalike.runtime.redis_client import open_redis
+from lookalike.runtime.redis_tls import renewed, tls_options
 from lookalike.runtime.reported_breaker import ReportedBreaker
 from server import metrics
 from server.result_cache import digest_of
@@ -47,7 +48,7 @@ class RedisResultCache:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         try:
-            self._redis = open_redis(url, socket_connect_timeout=timeout_s, retry=None)
+            self._redis = renewed(Redis.from_url(url, socket_connect_timeout=timeout_s, retry=None, **tls_options(url)))
         except ValueError as error:
             raise BadSettings(f"redis url: {error}") from error
         self._connection = self._redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]

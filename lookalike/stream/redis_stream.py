@@ -31,7 +31,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from lookalike.errors import BadSettings, NotFound, Overloaded, Unavailable
 from lookalike.runtime.partition import shard_of
-from lookalike.runtime.redis_client import open_redis
+from lookalike.runtime.redis_tls import renewed, tls_options
 from lookalike.stream import event as events
 from lookalike.stream import redis_scripts as scripts
 from lookalike.stream.consumer import LeasedConsumer, entry_order
@@ -437,8 +437,14 @@ async def open_redis_stream(settings: StreamSettings) -> RedisStream:
     Raises BadSettings for a Redis that may lose events, and for another number of partitions; Unavailable.
     """
     try:
-        redis = open_redis(
-            settings.url, socket_timeout=settings.timeout_s, socket_connect_timeout=settings.timeout_s, retry=None
+        redis = renewed(
+            Redis.from_url(
+                settings.url,
+                socket_timeout=settings.timeout_s,
+                socket_connect_timeout=settings.timeout_s,
+                retry=None,
+                **tls_options(settings.url),
+            )
         )
     except ValueError as error:
         raise BadSettings(f"url of the stream: {error}") from error
