@@ -79,7 +79,8 @@ async def serve(
 
     Raises StoppedInWarmUp.
     """
-    tls = security.server_tls(settings)
+    files = security.server_files(settings)
+    tls = security.server_tls(files)
     server = edge.server(
         handlers,
         settings.grpc_server,
@@ -93,7 +94,7 @@ async def serve(
         await checks.set(name, NOT_SERVING)
     await checks.set(health.SERVICE_NAME, SERVING)
     port = _bind(server, settings, tls)
-    telemetry.expose_metrics(settings.host, settings.metrics_port, security.metrics_tls(settings))
+    telemetry.expose_metrics(settings.host, settings.metrics_port, security.metrics_tls(files))
     probes = await serve_health_alone(checks, settings)
     security.report_exposure(settings)
     await server.start()
