@@ -98,7 +98,7 @@ def with_flags(spec: ProcessSpec, *flags: str, name: str) -> ProcessSpec:
 def kinds(location: Path, certs: Path) -> list[Kind]:
     own = certs / "client"
     tls = Tls(ca=f"{own}/ca.crt", cert=f"{own}/tls.crt", key=f"{own}/tls.key")
-    ports = iter(free_ports(9))
+    ports = iter(free_ports(10))
     made = []
     for name, edge, secure in (("native", "auto", None), ("grpcio", "grpcio", None), ("tls", "auto", certs)):
         flags = ["--cache-ttl-s", "0", "--recall-sample", "0"]

@@ -64,7 +64,7 @@ class PemFiles:
         clock: Callable[[], float] = monotonic,
         report: Callable[[Pems | None, str], None] | None = None,
     ) -> None:
-        self._ca, self._cert, self._key = ca, cert, key
+        self.ca, self.cert, self.key = ca, cert, key
         self._clock = clock
         self._report = report or (lambda pems, reason: None)
         self._lock = threading.Lock()
@@ -105,7 +105,7 @@ class PemFiles:
         self._report(None if reason else pems, reason)
 
     def _paths(self) -> list[str]:
-        return [path for path in (self._ca, self._cert, self._key) if path]
+        return [path for path in (self.ca, self.cert, self.key) if path]
 
     def _look(self) -> Stamp:
         stamps = []
@@ -119,13 +119,13 @@ class PemFiles:
 
     def _read(self) -> Pems:
         """Raises OSError and ValueError, which name the file."""
-        pems = Pems(*(Path(path).read_bytes() if path else None for path in (self._ca, self._cert, self._key)))
-        if self._ca:
-            _check(self._ca, lambda: ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(self._ca))
-        if self._cert:
+        pems = Pems(*(Path(path).read_bytes() if path else None for path in (self.ca, self.cert, self.key)))
+        if self.ca:
+            _check(self.ca, lambda: ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(self.ca))
+        if self.cert:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            what = f"{self._cert} with the key {self._key}"
-            _check(what, lambda: context.load_cert_chain(self._cert, self._key or None, password=_no_password))
+            what = f"{self.cert} with the key {self.key}"
+            _check(what, lambda: context.load_cert_chain(self.cert, self.key or None, password=_no_password))
         return pems
 
 

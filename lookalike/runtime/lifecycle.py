@@ -80,7 +80,8 @@ async def serve(
 
     Raises StoppedInWarmUp.
     """
-    tls = security.server_tls(settings)
+    files = security.server_files(settings)
+    tls = security.server_tls(files)
     age_s = security.connection_age_s(settings.drain_s) if tls else 0.0
     all_guarded = [*handlers, reflection_handler(services)]
     named = security.guard_of(settings, guard)
@@ -91,7 +92,7 @@ async def serve(
         health.set(name, NOT_SERVING)
     health.set(HEALTH, SERVING)
     port = _bind(server, settings, tls)
-    metrics_page.expose_metrics(settings.host, settings.metrics_port, guard, security.metrics_tls(settings))
+    metrics_page.expose_metrics(settings.host, settings.metrics_port, guard, security.metrics_tls(files))
     probes = await serve_health_alone(health, settings)
     security.report_exposure(settings)
     stop_tracing = otlp.start(settings)

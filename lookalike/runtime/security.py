@@ -64,23 +64,23 @@ def outgoing_tls(settings: ProcessSettings) -> Tls | None:
     )
 
 
-def server_tls(settings: ProcessSettings) -> grpc.ServerCredentials | None:
-    """The credentials of the server, which each handshake takes from the files as they are then; None: no TLS.
-
-    Raises BadSettings for files that cannot be used.
-    """
+def server_files(settings: ProcessSettings) -> PemFiles | None:
+    """What a server shows, and knows its callers by; None: it has no TLS. Raises BadSettings for unusable files."""
     if not settings.tls_cert:
         return None
-    files = PemFiles(
-        ca=settings.tls_client_ca,
-        cert=settings.tls_cert,
-        key=settings.tls_key,
-        report=partial(_report, "client_ca"),
+    return PemFiles(
+        ca=settings.tls_client_ca, cert=settings.tls_cert, key=settings.tls_key, report=partial(_report, "client_ca")
     )
+
+
+def server_tls(files: PemFiles | None) -> grpc.ServerCredentials | None:
+    """The credentials of the server, which each handshake takes from the files as they are then; None: no TLS."""
+    if files is None:
+        return None
     return grpc.dynamic_ssl_server_credentials(
         files.current().server_configuration(),
         ServerConfigurations(files),  # type: ignore[arg-type]  # None is allowed: "no change".
-        require_client_authentication=bool(settings.tls_client_ca),
+        require_client_authentication=bool(files.ca),
     )
 
 
@@ -119,26 +119,26 @@ def guard_of(settings: ProcessSettings, then: Guard | None = None) -> Guard | No
     return guard
 
 
-def metrics_tls(settings: ProcessSettings) -> Callable[[], ssl.SSLContext] | None:
-    """The context of the next connection to the Prometheus page; None: it is plain. Raises BadSettings."""
-    if not settings.tls_cert:
+def metrics_tls(files: PemFiles | None) -> Callable[[], ssl.SSLContext] | None:
+    """The context of the next connection to the Prometheus page; None: it is plain.
+
+    It looks at the files as handshakes do: the page tells of the certificates that are in use, though nobody calls.
+    """
+    if files is None:
         return None
-    ca = settings.tls_client_ca
-    files = PemFiles(ca=ca, cert=settings.tls_cert, key=settings.tls_key)
     contexts: dict[Pems, ssl.SSLContext] = {}
 
     def context() -> ssl.SSLContext:
         if (pems := files.current()) not in contexts:
             made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            made.load_cert_chain(settings.tls_cert, settings.tls_key)
-            if ca:
-                made.load_verify_locations(ca)
+            made.load_cert_chain(files.cert, files.key)
+            if files.ca:
+                made.load_verify_locations(files.ca)
                 made.verify_mode = ssl.CERT_REQUIRED
             contexts.clear()
             contexts[pems] = made
         return contexts[pems]
 
-    context()
     return context
 
 

@@ -74,7 +74,7 @@ async def server(settings: ProcessSettings) -> AsyncIterator[str]:
     """An echo server with TLS; its host:port. It answers with the names of the caller's certificate."""
     handler = edge.handler(SERVICE, {"Unary": tell_identities, "Stream": no_stream, "Both": echo_each})
     served = edge.server([handler], guard=security.guard_of(settings), tls_age_s=60)
-    credentials = security.server_tls(settings)
+    credentials = security.server_tls(security.server_files(settings))
     assert credentials is not None
     port = served.add_secure_port("127.0.0.1:0", credentials)
     await served.start()
@@ -270,7 +270,7 @@ def test_a_process_does_not_start_with_a_key_of_another_certificate(certs: Path)
 
 
 def test_metrics_tell_when_certificates_expire(certs: Path) -> None:
-    security.server_tls(EchoSettings(**settings_of(certs, "gateway")))
+    security.server_files(EchoSettings(**settings_of(certs, "gateway")))
     expiry = REGISTRY.get_sample_value("lookalike_tls_certificate_expiry_timestamp_seconds", {"certificate": "own"})
     assert expiry is not None
     assert expiry - datetime.now(UTC).timestamp() == pytest.approx(86400, abs=600)
@@ -278,9 +278,8 @@ def test_metrics_tell_when_certificates_expire(certs: Path) -> None:
 
 def test_the_metrics_page_is_shown_by_tls_to_those_that_show_a_certificate(certs: Path) -> None:
     (port,) = free_ports(1)
-    metrics_page.expose_metrics(
-        "127.0.0.1", port, tls=security.metrics_tls(EchoSettings(**settings_of(certs, "gateway")))
-    )
+    files = security.server_files(EchoSettings(**settings_of(certs, "gateway")))
+    metrics_page.expose_metrics("127.0.0.1", port, tls=security.metrics_tls(files))
     url = f"https://127.0.0.1:{port}/metrics"
     with urllib.request.urlopen(url, timeout=CALL_S, context=tls_of(certs, "client").context()) as page:
         assert b"lookalike_tls_readings_total" in page.read()
@@ -310,7 +309,7 @@ async def test_the_health_service_alone_has_a_plain_port(certs: Path) -> None:
 @asynccontextmanager
 async def tls_in_front_of(port: int, certs: Path, role: str) -> AsyncIterator[int]:
     """A port where TLS ends, and asks for a certificate: the redis-server here may be built without it."""
-    context = security.metrics_tls(EchoSettings(**settings_of(certs, role)))
+    context = security.metrics_tls(security.server_files(EchoSettings(**settings_of(certs, role))))
     assert context is not None
 
     async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

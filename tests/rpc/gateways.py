@@ -491,7 +491,7 @@ async def serving(*handlers: grpc.GenericRpcHandler, guard: Guard | None = None)
     server = edge.server(handlers, guard=guard, tls_age_s=60.0 if tls else 0.0)
     if tls:
         settings = GatewaySettings(tls_cert=tls.cert, tls_key=tls.key, tls_client_ca=tls.ca)
-        credentials = security.server_tls(settings)
+        credentials = security.server_tls(security.server_files(settings))
         assert credentials is not None
         port = server.add_secure_port("127.0.0.1:0", credentials)
     else:
