@@ -74,6 +74,7 @@ class Gateway:
     enqueuer: Enqueuer
     recall: OnlineRecall
     open_streams: OpenStreams
+    callers: KeyLimits
     handlers: tuple[grpc.GenericRpcHandler, ...]
 
     async def close(self) -> None:
@@ -158,7 +159,7 @@ def build_gateway(settings: ServiceSettings, transports: Sequence[ShardTransport
         edge.handler(SEARCH, {**search_methods, **search_streams}, take_bytes={"Search"}, stall_s=stall_s),
         edge.handler(CATALOG, {**catalog_methods, **write_streams, "Wait": enqueuer.wait}, stall_s=stall_s),
     )
-    return Gateway(shards, versions, handovers, encoders, cache, enqueuer, recall, open_streams, handlers)
+    return Gateway(shards, versions, handovers, encoders, cache, enqueuer, recall, open_streams, callers, handlers)
 
 
 async def serve(settings: GatewaySettings) -> None:
@@ -168,7 +169,9 @@ async def serve(settings: GatewaySettings) -> None:
     try:
         await gateway.enqueuer.start()
         async with (
-            guarding(settings.keys, settings.keys_max_age_s, gateway.open_streams.renew) as guard,
+            guarding(
+                settings.keys, settings.keys_max_age_s, gateway.open_streams.renew, gateway.callers.check_open
+            ) as guard,
             lifecycle.background_task(gateway.versions.keep_fresh()),
         ):
             await lifecycle.serve(
