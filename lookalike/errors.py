@@ -42,6 +42,8 @@ class LookalikeError(Exception):
 
     request_id = ""  # By which the server's logs name the call that failed; empty: it did not say.
 
+    delay_s = 0.0  # After which a server says so: of callers that try again and again, too soon.
+
 
 class CallerError(LookalikeError):
     """The request cannot succeed as it is."""
@@ -57,10 +59,7 @@ class InvalidRequest(CallerError):
 
 
 class Unauthenticated(CallerError):
-    """The call has no API key or certificate that the server knows. It does not say which of the two, or why.
-
-    delay_s: after how long the server says so, since too many such calls have come.
-    """
+    """The call has no API key or certificate that the server knows. It does not say which of the two, or why."""
 
     def __init__(self, message: str, *, delay_s: float = 0.0) -> None:
         super().__init__(message)
@@ -86,9 +85,10 @@ class ServiceError(LookalikeError):
 class Overloaded(ServiceError):
     """The server refused the request because a limit was reached. Retry after `retry_after_s` seconds."""
 
-    def __init__(self, message: str, *, retry_after_s: float = 0.1) -> None:
+    def __init__(self, message: str, *, retry_after_s: float = 0.1, delay_s: float = 0.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.delay_s = delay_s
 
 
 class DeadlineExceeded(ServiceError):

@@ -50,7 +50,7 @@ async def serve(settings: NodeSettings) -> None:
                 await background.enter_async_context(lifecycle.background_task(shard.rollout.watch(settings.poll_s)))
             await background.enter_async_context(lifecycle.background_task(gateway.versions.keep_fresh()))
             guard = await background.enter_async_context(
-                guarding(settings.keys, settings.keys_max_age_s, gateway.open_streams.renew)
+                guarding(settings.keys, settings.keys_max_age_s, gateway.open_streams.renew, gateway.callers.check_open)
             )
             await lifecycle.serve(
                 settings, gateway.handlers, services=SERVICES, warm_up=warm_up, freeze=True, guard=guard

@@ -88,6 +88,7 @@ class Gateway:
     admin_keys: Keys | None
     recall: OnlineRecall
     open_streams: OpenStreams
+    callers: KeyLimits
     handlers: tuple[grpc.GenericRpcHandler, ...]
 
     async def close(self) -> None:
@@ -207,7 +208,18 @@ def build_gateway(
         edge.handler(CATALOG, {**catalog_methods, **write_streams, "Wait": enqueuer.wait}, stall_s=stall_s),
     )
     return Gateway(
-        shards, versions, handovers, encoders, cache, enqueuer, audit, keys_of_admin, recall, open_streams, handlers
+        shards,
+        versions,
+        handovers,
+        encoders,
+        cache,
+        enqueuer,
+        audit,
+        keys_of_admin,
+        recall,
+        open_streams,
+        callers,
+        handlers,
     )
 
 
@@ -219,7 +231,9 @@ async def serve(settings: GatewaySettings) -> None:
     try:
         await gateway.enqueuer.start()
         async with (
-            guarding(settings.keys, settings.keys_max_age_s, gateway.open_streams.renew) as guard,
+            guarding(
+                settings.keys, settings.keys_max_age_s, gateway.open_streams.renew, gateway.callers.check_open
+            ) as guard,
             lifecycle.background_task(gateway.versions.keep_fresh()),
         ):
             await lifecycle.serve(

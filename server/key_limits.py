@@ -13,7 +13,7 @@ from threading import Lock
 from time import monotonic
 
 from lookalike.errors import InvalidRequest, Overloaded, PermissionDenied
-from lookalike.runtime.call import NO_LIMITS, Caller, current
+from lookalike.runtime.call import NO_LIMITS, Call, Caller, current
 from server import metrics
 
 # A caller that has asked within this time counts as asking, whether it was admitted or not.
@@ -23,6 +23,9 @@ FREE_SHARE = 0.5
 # Of the permits, kept from a caller that asks alone: the next one finds room at once.
 LONE_SHARE = 0.875
 _BUSY_RETRY_S = 0.1
+# Of who calls again before it may: so late it is refused, and it does not take the CPU of others by being refused.
+_LATE_S = 0.25
+_MAX_LATE_PER_S = 512  # Of all callers: 128 wait at once at most; the others are refused at once.
 _MAX_IDLE = 1024  # Callers that are remembered without a call in flight.
 
 
@@ -36,6 +39,8 @@ class Usage:
     at_s: float
     asked_s: float = -inf
     inflight: int = 0
+    closed_until_s: float = -inf  # When the next call may pass, or a call in flight ends.
+    closed_by: str = ""
 
 
 class KeyLimits:
@@ -46,6 +51,7 @@ class KeyLimits:
         self._usages: dict[str, Usage] = {}
         self._lock = Lock()
         self._asking = (-inf, 1)  # When callers were counted last, and how many they were.
+        self._second, self._late = 0, 0
 
     def begin(self, calls: int, items: int, size: int, inflight: int, limit: int) -> Usage | None:
         """Count a call of the current caller; the usage that `end` takes. None: a caller without limits.
@@ -65,6 +71,7 @@ class KeyLimits:
             usage = self._usage(caller, now_s)
             usage.asked_s = now_s
             if usage.inflight and usage.inflight + calls > caller.limits.concurrency:
+                usage.closed_until_s, usage.closed_by = now_s + _BUSY_RETRY_S, "concurrency"
                 raise _refusal("concurrency", f"{usage.inflight} calls of this key are in flight", _BUSY_RETRY_S)
             self._check_share(usage, calls, inflight, limit, now_s)
             self._take(usage, caller, now_s, items, size)
@@ -74,6 +81,26 @@ class KeyLimits:
     def end(self, usage: Usage, calls: int) -> None:
         with self._lock:
             usage.inflight -= calls
+            if usage.closed_by != "calls":
+                usage.closed_until_s = -inf
+
+    def check_open(self, call: Call) -> None:
+        """A `Guard`: refuse the next calls of a caller that was refused, before they cost more, and late.
+
+        Raises Overloaded.
+        """
+        if (usage := self._usages.get(call.caller.id)) is None or usage.closed_until_s == -inf:
+            return
+        with self._lock:
+            now_s = self._clock()
+            if (left_s := usage.closed_until_s - now_s) <= 0:
+                return
+            usage.asked_s = now_s
+            if int(now_s) != self._second:
+                self._second, self._late = int(now_s), 0
+            self._late += 1
+            late_s = _LATE_S if self._late <= _MAX_LATE_PER_S else 0.0
+        raise _refusal(usage.closed_by, f"this key has reached its limit of {usage.closed_by}", left_s, late_s)
 
     def count(self, items: int = 1, size: int = 0) -> None:
         """Count a call that takes no permit, on any thread. Raises Overloaded."""
@@ -117,6 +144,8 @@ class KeyLimits:
         if limits is NO_LIMITS:
             return
         if limits.calls_per_s < inf:
+            if usage.calls < 1:
+                usage.closed_until_s, usage.closed_by = now_s + (1 - usage.calls) / limits.calls_per_s, "calls"
             _check("calls", usage.calls, items, limits.calls_per_s, limits.burst or max(1.0, limits.calls_per_s))
         if limits.bytes_per_s < inf:
             _check("bytes", usage.bytes, size, limits.bytes_per_s, limits.bytes_per_s)
@@ -131,6 +160,7 @@ class KeyLimits:
         share = max(1, int(limit * LONE_SHARE) if asking <= 1 else limit // asking)
         if usage.inflight + calls > share:
             reason = f"{usage.inflight} calls of this key are in flight, its share is {share}: {asking} keys ask"
+            usage.closed_until_s, usage.closed_by = now_s + _BUSY_RETRY_S, "share"
             raise _refusal("share", reason, _BUSY_RETRY_S)
 
     def _count_asking(self, now_s: float) -> int:
@@ -166,6 +196,6 @@ def _check(name: str, left: float, amount: float, rate: float, most: float) -> N
         raise _refusal(name, f"this key has used up its {name} of {rate:g}/s", max(0.001, needed / rate))
 
 
-def _refusal(name: str, reason: str, retry_after_s: float) -> Overloaded:
+def _refusal(name: str, reason: str, retry_after_s: float, delay_s: float = 0.0) -> Overloaded:
     metrics.KEY_REFUSED.labels(name).inc()
-    return Overloaded(reason, retry_after_s=retry_after_s)
+    return Overloaded(reason, retry_after_s=max(0.001, retry_after_s), delay_s=delay_s)

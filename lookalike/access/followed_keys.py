@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from lookalike.access.guard import KeyGuard, KeyTable
 from lookalike.access.key_store import KeyStore, StoredKeys, open_key_store
 from lookalike.errors import BadArtifact, OperatorError, Unavailable
-from lookalike.runtime.call import Call
+from lookalike.runtime.call import Call, Guard
 from lookalike.runtime.lifecycle import background_task
 
 log = logging.getLogger(__name__)
@@ -76,16 +76,16 @@ class FollowedKeys:
 
 @asynccontextmanager
 async def guarding(
-    address: str, max_age_s: float, refreshed: Callable[[Renew], None]
+    address: str, max_age_s: float, refreshed: Callable[[Renew], None], then: Guard | None = None
 ) -> AsyncIterator[KeyGuard | None]:
     """The guard of a process by the keys at an address, which it follows; None: there is no address, and all pass.
 
-    Raises OperatorError where the keys cannot be read at first.
+    then: as of `KeyGuard`. Raises OperatorError where the keys cannot be read at first.
     """
     if not address:
         yield None
         return
-    store, guard = open_key_store(address), KeyGuard(max_age_s=max_age_s)
+    store, guard = open_key_store(address), KeyGuard(max_age_s=max_age_s, then=then)
     try:
         keys = FollowedKeys(store, guard, refreshed)
         await keys.start()

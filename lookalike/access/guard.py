@@ -17,7 +17,7 @@ from lookalike.access.key import AccessKey, digest_of, id_of
 from lookalike.access.refusals import Refusals
 from lookalike.access.scopes import scope_of
 from lookalike.errors import PermissionDenied, Unauthenticated, Unavailable
-from lookalike.runtime.call import Call, Caller
+from lookalike.runtime.call import Call, Caller, Guard
 from lookalike.timestamps import unix_time_s
 
 _SCHEME = "bearer "
@@ -63,12 +63,17 @@ class KeyGuard:
         table: KeyTable | None = None,
         *,
         max_age_s: float,
+        then: Guard | None = None,
         clock: Callable[[], float] = monotonic,
         now_s: Callable[[], float] = unix_time_s,
     ) -> None:
-        """max_age_s: after so long without a word from the store no key is accepted."""
+        """max_age_s: after so long without a word from the store no key is accepted.
+
+        then: sees the calls of known callers, and may refuse them.
+        """
         self._table = table or KeyTable()
         self._max_age_s = max_age_s
+        self._then = then
         self._clock = clock
         self._now_s = now_s
         self._confirmed_s = clock()
@@ -97,6 +102,8 @@ class KeyGuard:
         if key is None:
             self._refuse("unknown", call)
         self._let_pass(call, table, key)
+        if self._then is not None:
+            self._then(call)
 
     def renew(self, call: Call) -> None:
         """Check again a call that was let pass and has not ended, by its caller. Raises as a call of it would."""

@@ -98,8 +98,8 @@ def check(key: AccessKey) -> None:
     for name in ("calls_per_s", "concurrency", "bytes_per_s", "photos_per_s"):
         if not getattr(limits, name) > 0:  # NaN fails, too.
             raise BadSettings(f"{name}: {getattr(limits, name)} is not above 0")
-    if not limits.burst >= 0:
-        raise BadSettings(f"burst: {limits.burst} is below 0")
+    if limits.burst and not limits.burst >= 1:
+        raise BadSettings(f"burst: {limits.burst} is neither 0 nor 1 or more")
     if not 1 <= limits.max_limit <= MAX_LIMIT:
         raise BadSettings(f"max_limit: {limits.max_limit} is not in 1..{MAX_LIMIT}")
 

@@ -24,7 +24,6 @@ from lookalike.errors import (
     LookalikeError,
     NotFound,
     Overloaded,
-    Unauthenticated,
     Unavailable,
 )
 from lookalike.limits import (
@@ -275,7 +274,7 @@ def _end_stalled(task: asyncio.Task[Any], stall_s: float, context: grpc.aio.Serv
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> NoReturn:
     if isinstance(error, grpc.aio.AbortError):
         raise error
-    if isinstance(error, Unauthenticated) and error.delay_s:
+    if isinstance(error, LookalikeError) and error.delay_s:
         await asyncio.sleep(error.delay_s)
     await context.abort(*status_of(error))
 

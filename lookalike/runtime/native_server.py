@@ -24,7 +24,7 @@ import grpc
 import grpc.aio
 from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
 
-from lookalike.errors import Unauthenticated
+from lookalike.errors import LookalikeError
 from lookalike.limits import (
     KEEPALIVE_TIME_MS,
     KEEPALIVE_TIMEOUT_MS,
@@ -56,7 +56,7 @@ class _Call:
     payload: bytes
     call: Call
     deadline: Deadline
-    refusal: Unauthenticated | None = None
+    refusal: LookalikeError | None = None
 
 
 _Event = tuple[int, "_Call | None"]  # A call and its id, or the id of one that was cancelled.
@@ -192,8 +192,8 @@ class NativeServer(grpc.aio.Server):
 
     def _refuse(self, call_id: int, call: _Call, error: Exception) -> _Event | None:
         """Refuse a call that the guard does, at once; or after a while, on the event loop."""
-        if isinstance(error, Unauthenticated) and error.delay_s:
-            call.refusal = error
+        if isinstance(error, LookalikeError) and error.delay_s:
+            call.refusal, call.payload = error, b""  # Nobody without a key fills the memory.
             return call_id, call
         end(call.call, error)
         self._fail(call_id, *status_of(error))

@@ -580,7 +580,12 @@ async def running_gateway(
     refreshing = asyncio.create_task(gateway.versions.keep_fresh())
     try:
         async with (
-            guarding(gateway_settings.keys, gateway_settings.keys_max_age_s, gateway.open_streams.renew) as guard,
+            guarding(
+                gateway_settings.keys,
+                gateway_settings.keys_max_age_s,
+                gateway.open_streams.renew,
+                gateway.callers.check_open,
+            ) as guard,
             serving(*gateway.handlers, guard=guard) as address,
         ):
             await gateway.versions.until_complete()

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from lookalike.access import followed_keys
 from lookalike.access.file_key_store import FileKeyStore
 from lookalike.access.key import AccessKey, new_key
 from lookalike.changes import remove_change
@@ -27,6 +28,12 @@ SOON_S = 5.0  # In which a revoked key is refused: a gateway looks at its keys e
 REQUEST = SearchStreamRequest(request=SearchRequest(examples=[Example(product_id="p01")]))
 
 Key = tuple[AccessKey, str]
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gateway looks at its keys more often than by default, and the tests are shorter."""
+    monkeypatch.setattr(followed_keys, "REFRESH_S", 0.1)
 
 
 @dataclass

@@ -198,3 +198,46 @@ def test_a_search_that_a_key_may_not_ask_for_is_refused(
         else:
             with pytest.raises(error):
                 check_search(exact=exact, limit=limit)
+
+
+def test_who_calls_again_too_soon_is_refused_before_the_call_is_read_and_late() -> None:
+    gateway, limits = Gateway(), dict[str, Any](calls_per_s=10.0, burst=1.0)
+    call = Call("", caller=Caller("a", frozenset({"search"}), CallerLimits(**limits)))
+    gateway.keys.check_open(call)
+    give_back(gateway.ask("a", **limits))
+    gateway.keys.check_open(call)
+    with pytest.raises(Overloaded) as first:
+        gateway.ask("a", **limits)
+    with pytest.raises(Overloaded) as again:
+        gateway.keys.check_open(call)
+    assert (first.value.delay_s, again.value.delay_s) == (0.0, 0.25)
+    assert again.value.retry_after_s == pytest.approx(0.1)
+    gateway.at_s = 0.1
+    gateway.keys.check_open(call)
+    give_back(gateway.ask("a", **limits))
+
+
+def test_who_has_too_many_calls_in_flight_may_call_again_when_one_ends() -> None:
+    gateway, limits = Gateway(), dict[str, Any](concurrency=1)
+    call = Call("", caller=Caller("a", frozenset({"search"}), CallerLimits(**limits)))
+    held = gateway.ask("a", **limits)
+    with pytest.raises(Overloaded):
+        gateway.ask("a", **limits)
+    with pytest.raises(Overloaded):
+        gateway.keys.check_open(call)
+    give_back(held)
+    gateway.keys.check_open(call)
+
+
+def test_only_so_many_refusals_are_late_at_once() -> None:
+    gateway, limits = Gateway(), dict[str, Any](concurrency=1)
+    call = Call("", caller=Caller("a", frozenset({"search"}), CallerLimits(**limits)))
+    gateway.ask("a", **limits)
+    with pytest.raises(Overloaded):
+        gateway.ask("a", **limits)
+    late = 0
+    for _ in range(1000):
+        with pytest.raises(Overloaded) as caught:
+            gateway.keys.check_open(call)
+        late += caught.value.delay_s > 0
+    assert late == 512

@@ -62,6 +62,7 @@ def test_a_document_is_the_key_that_it_was_made_of() -> None:
         ("limits", {"speed": 1}),
         ("limits", {"calls_per_s": 0}),
         ("limits", {"calls_per_s": nan}),
+        ("limits", {"burst": 0.5}),
         ("limits", {"exact": 1}),
         ("limits", {"max_limit": 5000}),
         ("expires_s", "soon"),
