@@ -76,7 +76,7 @@ def measure(folder: Path, trees: dict[str, Path], calls: int, rounds: int) -> li
         serve_shard = ["serve", "shard", "--location", str(folder / "index"), "--shard", "0", "--port", str(shard)]
         processes.start("shard", [*COMMAND, *serve_shard], ready=partial(is_serving, f"127.0.0.1:{shard}"))
         for (tree, edge), port in zip(gateways, ports, strict=True):
-            command = ["env", f"PYTHONPATH={trees[tree]}", "-C", str(trees[tree]), *COMMAND, "serve", "gateway"]
+            command = ["env", "-C", str(trees[tree]), f"PYTHONPATH={trees[tree]}", *COMMAND, "serve", "gateway"]
             command += ["--shards", f"127.0.0.1:{shard}", "--port", str(port), "--grpc-server", edge]
             processes.start(f"{tree} {edge}", command, ready=partial(is_serving, f"127.0.0.1:{port}"))
         processes.wait_ready(timeout_s=120)
