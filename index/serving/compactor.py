@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context
 
 from index.live.live_shard import LiveShard
 from index.serving import metrics
@@ -30,7 +31,7 @@ class Compactor:
         """Start compacting the first of the versions that is due, unless a compaction is running."""
         for live in versions:
             if live.compaction_due and self._running is None and not self._closed:
-                self._running = asyncio.create_task(self._compact(live.version))
+                self._running = asyncio.create_task(self._compact(live.version), context=Context())  # Of no call.
 
     def close(self) -> None:
         """Return when a running compaction has ended; none begins any more."""

@@ -9,12 +9,13 @@ from typing import TypeVar
 
 from index.backends.faiss_support import use_threads
 from lookalike.runtime import threads
+from lookalike.runtime.call import carried
 
 Result = TypeVar("Result")
 
 
 async def run_in_thread(executor: Executor, work: Callable[[], Result]) -> Result:
-    return await asyncio.get_running_loop().run_in_executor(executor, work)
+    return await asyncio.get_running_loop().run_in_executor(executor, carried(work))
 
 
 def lower_thread_priority() -> None:

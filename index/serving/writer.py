@@ -70,6 +70,7 @@ class Writer:
             max_batch=MAX_UPDATES,
             max_waiting=max_waiting,
             size=lambda request: len(request.updates),
+            name="write changes",
         )
 
     async def apply(self, request: ApplyRequest, deadline: Deadline) -> ApplyResponse:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import secrets
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
@@ -96,7 +95,7 @@ class Call:
                 self._request_id = ids[:_MAX_REQUEST_ID]
             else:
                 given = self.value(REQUEST_ID)
-                self._request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+                self._request_id = given if _REQUEST_ID.fullmatch(given) else tracing.new_id(64)
         return self._request_id
 
     def trace(self) -> TraceContext | None:

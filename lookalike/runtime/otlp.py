@@ -10,8 +10,8 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib import metadata
-from typing import Any
 
 import grpc
 from prometheus_client import Counter
@@ -20,7 +20,7 @@ from lookalike.channels import collector_channel
 from lookalike.errors import BadSettings
 from lookalike.runtime import tracing
 from lookalike.runtime.settings import ProcessSettings
-from lookalike.runtime.tracing import Span, TraceContext
+from lookalike.runtime.tracing import Span
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class SpanExporter:
     def __init__(self, endpoint: str, resource: Mapping[str, str]) -> None:
         """endpoint: http://host:port, or https://host:port. Raises BadSettings for another, or without the package."""
         try:
-            from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceServiceStub
+            from lookalike.runtime import otlp_messages
         except ImportError as error:
             reason = f"needs the package opentelemetry-proto: pip install opentelemetry-proto ({error})"
             raise BadSettings(f"otlp_endpoint={endpoint}: {reason}") from error
@@ -53,8 +53,8 @@ class SpanExporter:
             self._channel = collector_channel(endpoint)
         except ValueError as error:
             raise BadSettings(f"otlp_endpoint={endpoint}: {error}") from None
-        self._stub = TraceServiceStub(self._channel)
-        self._resource = resource
+        self._stub = otlp_messages.TraceServiceStub(self._channel)
+        self._request = partial(otlp_messages.export_request, resource)
         self._waiting: deque[Span] = deque()
         self._wake, self._ending = threading.Event(), False
         self._is_down = False
@@ -89,7 +89,7 @@ class SpanExporter:
 
     def _send(self, spans: Sequence[Span]) -> bool:
         try:
-            self._stub.Export(_request(self._resource, spans), timeout=_LAST_S if self._ending else _TIMEOUT_S)
+            self._stub.Export(self._request(spans), timeout=_LAST_S if self._ending else _TIMEOUT_S)
         except grpc.RpcError as error:
             _FAILED.inc(len(spans))
             if not self._is_down:
@@ -128,48 +128,3 @@ def _version() -> str:
         return metadata.version("lookalike")
     except metadata.PackageNotFoundError:  # In an image, it runs from its folder.
         return ""
-
-
-def _request(resource: Mapping[str, str], spans: Sequence[Span]) -> Any:
-    from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
-    from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
-    from opentelemetry.proto.resource.v1.resource_pb2 import Resource
-    from opentelemetry.proto.trace.v1 import trace_pb2
-
-    scope_spans = trace_pb2.ScopeSpans(scope=InstrumentationScope(name="lookalike"), spans=map(_message, spans))
-    described = Resource(attributes=_attributes(resource))
-    resource_spans = trace_pb2.ResourceSpans(resource=described, scope_spans=[scope_spans])
-    return trace_service_pb2.ExportTraceServiceRequest(resource_spans=[resource_spans])
-
-
-def _message(span: Span) -> Any:
-    from opentelemetry.proto.trace.v1 import trace_pb2
-
-    status = trace_pb2.Status.STATUS_CODE_ERROR if span.error else trace_pb2.Status.STATUS_CODE_UNSET
-    return trace_pb2.Span(
-        trace_id=bytes.fromhex(span.trace_id),
-        span_id=bytes.fromhex(span.span_id),
-        parent_span_id=bytes.fromhex(span.parent_id),
-        trace_state=span.state,
-        name=span.name,
-        kind=int(span.kind),
-        start_time_unix_nano=span.start_ns,
-        end_time_unix_nano=span.end_ns,
-        attributes=_attributes(span.attributes),
-        links=[_link(other) for other in span.links],
-        status=trace_pb2.Status(code=status, message=span.error),
-    )
-
-
-def _link(other: TraceContext) -> Any:
-    from opentelemetry.proto.trace.v1 import trace_pb2
-
-    ids = bytes.fromhex(other.trace_id), bytes.fromhex(other.span_id)
-    return trace_pb2.Span.Link(trace_id=ids[0], span_id=ids[1], trace_state=other.state)
-
-
-def _attributes(values: Mapping[str, tracing.Attribute]) -> list[Any]:
-    from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
-
-    kinds: dict[type, str] = {bool: "bool_value", int: "int_value", float: "double_value", str: "string_value"}
-    return [KeyValue(key=key, value=AnyValue(**{kinds[type(value)]: value})) for key, value in values.items()]

@@ -21,10 +21,9 @@ from index.serving.slots import Slots
 from index.serving.writer import Writer
 from lookalike.channels import aio_channel
 from lookalike.runtime import edge
-from lookalike.runtime.call import NO_CALL, Call, begin
 from lookalike.runtime.otlp import MAX_WAITING, SPANS, SpanExporter
 from lookalike.runtime.slow_log import SlowLog
-from lookalike.runtime.telemetry import FIELDS, JsonFormatter, TextFormatter
+from lookalike.runtime.telemetry import FIELDS, JsonFormatter
 from lookalike.runtime.tracing import Span, TraceContext
 from lookalike.v1.search_pb2 import BatchSearchRequest, Example, SearchRequest
 from lookalike.v1.search_pb2_grpc import SimilarProductsStub
@@ -253,42 +252,3 @@ async def test_nothing_is_logged_of_a_search_that_is_not_slow(location: Path, ca
     async with a_system(location, slow_s=60.0) as stub:
         await stub.Search(BY_TEXT)
     assert not [each for each in caplog.records if each.name.endswith("slow_log")]
-
-
-def test_no_more_than_ten_slow_searches_a_second_are_logged(caplog: pytest.LogCaptureFixture) -> None:
-    now_s = 100.0
-    slow = SlowLog(0.1, clock=lambda: now_s)
-    for _ in range(25):
-        slow.write("slow search", {})
-    now_s += 1
-    slow.write("slow search", {})
-    assert [getattr(each, FIELDS)["left_out"] for each in caplog.records] == [0] * 10 + [15]
-
-
-def test_a_text_line_ends_with_the_ids_of_the_call() -> None:
-    record = logging.LogRecord("a", logging.INFO, "", 0, "done", None, None)
-    begin(Call("/a.B/C", TRACED), None)
-    try:
-        assert (
-            TextFormatter()
-            .format(record)
-            .endswith(f"INFO a: done [request_id=order-7 trace_id={TRACE} span_id={CALLER}]")
-        )
-    finally:
-        begin(NO_CALL, None)
-    assert TextFormatter().format(record).endswith("INFO a: done")
-
-
-def test_a_json_line_has_the_exception_and_no_line_breaks() -> None:
-    try:
-        raise ValueError("wrong\nthing")
-    except ValueError as error:
-        record = logging.LogRecord(
-            "a", logging.ERROR, "", 0, "failed %s", ("x",), (type(error), error, error.__traceback__)
-        )
-    line = JsonFormatter("shard").format(record)
-    entry = json.loads(line)
-    assert "\n" not in line
-    assert (entry["level"], entry["logger"], entry["role"], entry["message"]) == ("error", "a", "shard", "failed x")
-    assert "ValueError: wrong" in entry["exception"]
-    assert entry["time"].endswith("+00:00")

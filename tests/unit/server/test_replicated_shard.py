@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from lookalike.errors import FailedPrecondition, LookalikeError, Overloaded, Unavailable
+from lookalike.runtime.call import Call, answering
 from lookalike.shard_query import ShardHits, ShardQuery
 from lookalike.v1 import index_pb2
 from lookalike.v1.index_pb2 import PeerPosition, UpdateResult
@@ -224,6 +225,17 @@ async def test_a_late_read_is_sent_to_another_replica_too_and_the_loser_is_cance
         assert await search(shard) == "b:1"
         await until(lambda: a.cancelled == 1)
         assert await search(shard) == "b:1"  # Which is faster, as far as is known.
+
+
+async def test_the_call_of_a_read_that_was_sent_again_says_so() -> None:
+    a, b = FakeReplica("a:1"), FakeReplica("b:1")
+    call = Call("/a.B/C")
+    async with shard_of(a, b) as shard:
+        for replica in (a, b):
+            replica.error = ConnectionFailed("broken")
+        with answering(call, None), suppress(Unavailable):
+            await search(shard)
+    assert call.notes == ("retried",)
 
 
 async def test_costly_searches_are_not_sent_twice_and_are_no_sign_of_a_hang() -> None:
