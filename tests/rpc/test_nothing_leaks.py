@@ -76,7 +76,7 @@ PASSWORD = "p@ss:w/rd%#"  # noqa: S105  # of a Redis of these tests
 MODEL_PATH = "/srv/models/mobilenet/7"
 FORBIDDEN = re.compile(
     r"""\d+\.\d+\.\d+\.\d+ | localhost | \[::1\] | ipv[46]: | unix: | :\d{4,5}\b     # addresses
-      | /(srv|tmp|home|work|usr|etc|var)/ | \.py\b | site-packages | \.sav | Traceback   # paths and stacks
+      | /(srv|tmp|home|work|usr|etc|var)/ | \.py\b | site-packages | Traceback   # paths and stacks
       | p@ss | w/rd | p%40ss | rd%                                                       # the password
       | redis | grpc | uvloop | asyncio | tensorflow | faiss | numpy | Errno | errno
       | recvmsg | Socket | refused | connecting | remote\ host | python | http2 | aiohttp""",
