@@ -61,6 +61,7 @@ from lookalike.v1.search_pb2 import (
 )
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Filter, Product
 from server.app import SERVICES
+from tests.edges import IMPLEMENTATIONS
 from tests.redis_servers import RedisServer
 from tests.rpc.gateways import (
     ScriptedModelServer,
@@ -301,6 +302,7 @@ async def test_whatever_fails_callers_are_told_no_address_path_library_or_secret
     assert quote(PASSWORD, safe="") not in logged
 
 
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS, indirect=True)
 async def test_the_log_has_what_callers_are_not_told_by_the_id_of_the_request(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
