@@ -62,7 +62,7 @@ class ReencodeOptions:
 
     wait_s: float = 900.0
     settle_s: float = 5.0
-    api_key: ApiKey | None = None  # With the scopes read and write.
+    api_key: ApiKey | None = field(default=None, repr=False)  # With the scopes read and write.
 
 
 @dataclass(slots=True)

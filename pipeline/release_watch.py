@@ -28,7 +28,7 @@ class WatchSettings:
     interval_s: float = 10.0  # Between readings: what is out of bounds is seen so soon.
     move_timeout_s: float = 900.0  # Shards fetch, verify and warm up the release first, beside what they serve.
     read_timeout_s: float = 5.0  # Of one page.
-    api_key: ApiKey | None = None  # With the scope admin, for pages of gateways that check callers.
+    api_key: ApiKey | None = field(default=None, repr=False)  # With the scope admin, for gateways that ask for keys.
     # Readings in a row in which a gateway may be silent: a rolling restart is no fault of the release.
     max_silent_readings: int = 6
     bounds: Bounds = field(default_factory=Bounds)

@@ -75,7 +75,7 @@ def new_key(
 
 def digest_of(token: str) -> bytes:
     """SHA-256 of a token: what stores have of it."""
-    return sha256(token.encode("utf-8", "surrogateescape")).digest()
+    return sha256(token.encode("utf-8", "replace")).digest()
 
 
 def id_of(token: str) -> str | None:

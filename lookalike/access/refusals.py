@@ -11,7 +11,8 @@ from collections import OrderedDict
 FREE = 10  # Refusals of an address at once; then they are delayed. One is forgotten each second.
 STEP_S, LONGEST_S = 0.1, 2.0
 MAX_ADDRESSES = 4096  # Of which the one that was refused longest ago is forgotten.
-MAX_DELAYED_PER_S = 256  # Of all addresses: 512 calls at most wait for their refusals; the others are refused at once.
+# Of all addresses: so 128 calls at most wait, which in grpcio hold their requests; the others are refused at once.
+MAX_DELAYED_PER_S = 64
 
 
 class Refusals:

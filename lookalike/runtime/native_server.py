@@ -184,7 +184,7 @@ class NativeServer(grpc.aio.Server):
     def _refuse(self, call_id: int, call: _Call, error: Exception) -> _Event | None:
         """Refuse a call that the guard does, at once; or after a while, on the event loop."""
         if isinstance(error, Unauthenticated) and error.delay_s:
-            call.refusal = error
+            call.refusal, call.payload = error, b""  # Nobody without a key fills the memory.
             return call_id, call
         self._fail(call_id, *status_of(error))
         return None

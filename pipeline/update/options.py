@@ -35,7 +35,7 @@ class UpdateOptions:
     )  # None: no image space.
     feature_store: str | Path  # A URL, or a directory.
     gateway: str = ""  # host:port.
-    api_key: ApiKey | None = None  # Of all gateways.
+    api_key: ApiKey | None = field(default=None, repr=False)  # Of all gateways.
     photos: Path | None = None  # Where paths of photos are that products of the gateway state; None: nowhere.
     shards: int = 2
     index: IndexOptions = DEFAULT_OPTIONS

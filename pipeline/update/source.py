@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lookalike.credentials import ApiKey
@@ -30,7 +30,7 @@ class Source:
     table: Table
     photos: Path | None  # The directory that paths of photos are below.
     gateway: str = ""  # Empty: a directory.
-    api_key: ApiKey | None = None  # Of the gateway.
+    api_key: ApiKey | None = field(default=None, repr=False)  # Of the gateway.
 
     @property
     def checked_photos(self) -> Path | None:

@@ -28,6 +28,7 @@ from lookalike.credentials import KeyFile
 from lookalike.errors import LookalikeError, Unauthenticated
 from lookalike.local.probes import free_ports, is_serving
 from lookalike.local.supervisor import Supervisor
+from pipeline.gateway_metrics import read_pages
 from tests.conftest import REPOSITORY
 from tests.unit.index.samples import IMAGE, catalogue, unit_vectors, vectors_of
 
@@ -135,7 +136,7 @@ def test_no_call_fails_while_keys_are_rotated_and_the_old_one_is_refused_soon_af
         assert token.split("_")[2] not in logs
 
 
-def test_the_metrics_page_needs_the_scope_admin(node: Node) -> None:
+async def test_the_metrics_page_needs_the_scope_admin(node: Node) -> None:
     _, searcher = node.key("search")
     _, admin = node.key("admin")
     for token, status in (("", 401), (searcher, 403)):
@@ -143,6 +144,7 @@ def test_the_metrics_page_needs_the_scope_admin(node: Node) -> None:
             node.read_metrics(token)
         caught.value.close()
         assert caught.value.code == status
+    assert not (await read_pages([node.metrics], 10, admin)).failures  # As the watch after publishing does.
     page = node.read_metrics(admin)
     assert 'lookalike_callers_refused_total{reason="missing"}' in page
     assert "lookalike_access_keys " in page

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from lookalike.access import followed_keys
 from lookalike.access.file_key_store import FileKeyStore
 from lookalike.access.key import AccessKey, new_key
 from lookalike.changes import remove_change
@@ -19,6 +20,7 @@ from lookalike.client import AsyncClient
 from lookalike.errors import InvalidRequest, LookalikeError, Overloaded, PermissionDenied, Unauthenticated
 from lookalike.runtime.call import NO_LIMITS, CallerLimits
 from lookalike.v1.search_pb2 import Example, SearchRequest, SearchStreamRequest
+from pipeline.gateway import Gateway
 from tests.rpc.gateways import ScriptedSystem, a_photo, scripted_system
 
 PARENT_S = 30.0
@@ -26,6 +28,12 @@ SOON_S = 5.0  # In which a revoked key is refused: a gateway looks at its keys e
 REQUEST = SearchStreamRequest(request=SearchRequest(examples=[Example(product_id="p01")]))
 
 Key = tuple[AccessKey, str]
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gateway looks at its keys more often than by default, and the tests are shorter."""
+    monkeypatch.setattr(followed_keys, "REFRESH_S", 0.1)
 
 
 @dataclass
@@ -183,3 +191,13 @@ async def test_refusals_are_delayed_without_holding_up_others(tmp_path: Path) ->
         assert any(not each.done() for each in refusals)
         assert {type(each) for each in await asyncio.gather(*refusals)} == {Unauthenticated}
         assert time.monotonic() - began_s >= 1.0
+
+
+async def test_the_pipeline_calls_a_gateway_with_its_key(tmp_path: Path) -> None:
+    key = a_key("read", "write")
+    async with keyed_system(tmp_path, key) as keyed:
+        async with Gateway(keyed.system.address, key[1]) as gateway:
+            assert (await gateway.get("p01")).product.id == "p01"
+            assert len([each async for each in gateway.products()]) == 20
+        async with Gateway(keyed.system.address) as gateway:
+            assert "UNAUTHENTICATED" in str(await refusal(gateway.version()))

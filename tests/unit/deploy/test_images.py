@@ -20,11 +20,11 @@ from tests.unit.deploy.containers import Stage, locked_packages, parse, targets
 
 DOCKERFILE = REPOSITORY / "deploy" / "images" / "Dockerfile"
 ROOMS = ("protos", "lookalike", "encoders", "index", "server", "node", "pipeline", "loadtest")
-# The commands that each image runs, by default or in deploy/k8s.
+# The commands that each image runs, by default, in deploy/k8s, or for its operators.
 USES = {
-    "gateway": ["serve gateway"],
+    "gateway": ["serve gateway", "keys create"],
     "shard": ["serve shard"],
-    "node": ["serve node"],
+    "node": ["serve node", "keys create"],
     "text-encoder": ["serve text-encoder"],
     "model-server": ["serve model-server"],
     "pipeline": [

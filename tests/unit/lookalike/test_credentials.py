@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from pathlib import Path
 
 import pytest
 
+from lookalike.cli import flags
 from lookalike.credentials import KeyFile, authorization, key_of
 from lookalike.errors import BadSettings
 
@@ -41,3 +43,24 @@ def test_a_file_that_is_not_there_or_empty_is_an_error_at_once(tmp_path: Path) -
     for name in ("missing", "empty"):
         with pytest.raises(BadSettings, match=name):
             key_of("", tmp_path / name)
+
+
+def test_a_command_takes_its_key_from_the_environment_or_a_file_and_shows_it_nowhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "key").write_text("lk_3_4")
+    environ = {"LOOKALIKE_API_KEY": "lk_1_2"}
+
+    def given(arguments: list[str], environ: dict[str, str]) -> str:
+        parser = argparse.ArgumentParser()
+        flags.add_gateway_flags(parser, environ)
+        key = flags.api_key(parser.parse_args(arguments))
+        return key() if callable(key) else key or ""
+
+    assert given([], {}) == ""
+    assert given([], environ) == "lk_1_2"
+    assert given(["--api-key-file", str(tmp_path / "key")], environ) == "lk_3_4"
+    assert given([], {"LOOKALIKE_API_KEY_FILE": str(tmp_path / "key")}) == "lk_3_4"
+    with pytest.raises(SystemExit):
+        given(["--help"], environ)
+    assert "lk_1_2" not in capsys.readouterr().out
