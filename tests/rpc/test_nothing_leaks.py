@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+import resource
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -240,6 +241,18 @@ async def _redis_full(system: System) -> None:
         client.config_set("maxmemory", 1)
 
 
+async def _disk_full(system: System) -> None:
+    """Of the audit log: no file of this process may grow. The test ends it."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+@pytest.fixture(autouse=True)
+def _room_on_the_disk() -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 async def _hung_shard(system: System) -> None:
     system.shards[0].hang = True
 
@@ -278,6 +291,7 @@ FAILURES: Mapping[str, Break] = {
     "Redis is down": _redis_down,
     "Redis has another password": _redis_forgets_its_password,
     "Redis is full": _redis_full,
+    "the disk is full": _disk_full,
 }
 
 
