@@ -36,6 +36,7 @@ from lookalike.v1.admin_pb2 import (
 from lookalike.v1.admin_pb2_grpc import AdminStub
 from lookalike.v1.search_pb2 import Example, SearchRequest
 from lookalike.v1.types_pb2 import SPACE_TEXT
+from tests.edges import IMPLEMENTATIONS
 from tests.rpc.gateways import ScriptedSystem, running_gateway, scripted_system
 from tests.rpc.model_servers import until
 from tests.rpc.test_audit_log import ends_of, lines_of, refusal, size_of
@@ -108,6 +109,7 @@ async def test_the_status_names_shards_and_replicas_by_number_and_says_which_are
         system.shards[1].hang = False
 
 
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS, indirect=True)
 async def test_a_release_is_cut_over_to_and_taken_back_and_both_are_on_record(
     location: Path, releases: tuple[Path, str, str]
 ) -> None:
@@ -248,6 +250,7 @@ async def test_a_gateway_without_a_cache_has_nothing_to_flush() -> None:
         assert (await admin.FlushCache(FlushCacheRequest())).complete
 
 
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS, indirect=True)
 async def test_a_drain_is_answered_and_begins_once() -> None:
     stops: list[None] = []
     async with scripted_system() as system:

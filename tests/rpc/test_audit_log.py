@@ -28,6 +28,7 @@ from lookalike.v1.catalog_pb2 import (
 )
 from lookalike.v1.search_pb2 import Example, SearchRequest
 from lookalike.v1.types_pb2 import Filter, Product
+from tests.edges import IMPLEMENTATIONS
 from tests.rpc.gateways import ScriptedSystem, a_photo, scripted_system
 from tests.unit.index.test_write_ahead_log import limit_file_size
 
@@ -72,6 +73,7 @@ async def refusal(call: Any) -> tuple[grpc.StatusCode, str]:
     return error.value.code(), error.value.details() or ""
 
 
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS, indirect=True)
 async def test_a_change_has_a_line_before_it_and_one_with_its_outcome(path: Path) -> None:
     async with audited_system(path) as system:
         await system.catalog.Upsert(an_upsert(), metadata=IDENTITY)

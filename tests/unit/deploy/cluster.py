@@ -56,9 +56,15 @@ class Cluster:
         return pod
 
     def environment(self, pod: Pod, container: Document) -> dict[str, str]:
-        """The environment variables of the container; one that is the pod's name has that of the first pod."""
+        """The environment variables of the container; one that is the pod's name has that of the first pod.
+
+        Those of a Secret, which has to be optional, are not there.
+        """
         variables: dict[str, str] = {}
         for source in container.get("envFrom", []):
+            if "secretRef" in source:
+                assert source["secretRef"]["optional"], source
+                continue
             variables |= self.of_kind("ConfigMap").get(source["configMapRef"]["name"], {}).get("data", {})
         for variable in container.get("env", []):
             if "value" in variable:
