@@ -55,7 +55,7 @@ from lookalike.channels import aio_channel, blocking_channel
 from lookalike.errors import DeadlineExceeded, Overloaded, Unavailable
 from lookalike.local import probes
 from lookalike.runtime.deadline import Deadline
-from lookalike.runtime.lifecycle import SERVING
+from lookalike.runtime.standard_services import SERVING
 
 ResponseT = TypeVar("ResponseT", bound=Message)
 

@@ -60,7 +60,7 @@ def test_a_cached_value_is_the_one_that_was_put_or_is_not_found(url: str, data: 
             while await cache.get("key") is None:  # It is stored behind the caller's back.
                 continue
             key = cache._prefix + "key"
-            stored = await cache._redis.get(key)
+            stored: Any = await cache._redis.get(key)
             await cache._redis.set(key, data.draw(damaged(stored)))
             if data.draw(st.booleans()):  # Another type than a string.
                 await cache._redis.delete(key)
