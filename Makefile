@@ -7,7 +7,7 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 PACKAGES := lookalike encoders index server node pipeline loadtest benchmarks tests
 
-.PHONY: help demo test check fmt protos bench load lock pin sbom audit clean
+.PHONY: help demo test fuzz check fmt protos bench load lock pin sbom audit clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -27,6 +27,9 @@ demo: .venv/ready  ## Run the whole system here. ONCE=1: stop after the answers.
 test: .venv/ready  ## Run every test.
 	GRPC_VERBOSITY=ERROR $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder \
 		--durations=15 --durations-min=1
+
+fuzz: .venv/ready  ## Fuzz every surface with random examples. SECONDS=3600: for how long. SURFACES='rpcs http2': only these.
+	GRPC_VERBOSITY=NONE $(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),3600) $(SURFACES)
 
 load: .venv/ready  ## Load-test a running demo against the objectives of loadtest/slo.toml. LOAD='--seconds 60 …': more options.
 	$(BIN)/lookalike load $(LOAD)

@@ -59,8 +59,8 @@ def _read(file: BinaryIO, data: mmap.mmap) -> FastTextFile:
         raise ValueError(f"it does not have the header of version {_VERSION}")
     dim, buckets, lengths = header[2], header[10], (header[11], header[12])
     entries, word_count, _, _, pruned = _DICTIONARY.unpack_from(data, _HEADER.size)
-    if not word_count:
-        raise ValueError("it has no words")
+    if not 0 < word_count <= entries:
+        raise ValueError(f"it has {word_count} words of {entries}" if word_count else "it has no words")
     spans = [*_entries(data, entries)]
     words = [data[start:end].decode() for start, end in spans[:word_count]]  # Labels follow.
     input_position = spans[-1][1] + 1 + _AFTER_WORD_BYTES

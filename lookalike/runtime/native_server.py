@@ -2,7 +2,7 @@
 
 A thread takes the calls that have arrived, all at once. Those of a ThreadedUnary go on to the threads that answer them,
 the others to the event loop, in one wake-up; each is a task there. All that is not a unary method of ours (streams,
-health, reflection, unknown methods) goes on to a grpcio server behind it, over a Unix socket.
+reflection, unknown methods) goes on to a grpcio server behind it, over a Unix socket.
 """
 
 from __future__ import annotations

@@ -17,10 +17,11 @@ from lookalike.errors import NotFound, Overloaded
 from lookalike.runtime import edge
 from lookalike.runtime.deadline import Deadline
 
+pb: Any = health_pb2  # Its stubs are older than it.
 HEALTH: str = health.SERVICE_NAME
-SERVING = health_pb2.HealthCheckResponse.SERVING
-NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+SERVING: int = pb.HealthCheckResponse.SERVING
+NOT_SERVING: int = pb.HealthCheckResponse.NOT_SERVING
+_UNKNOWN: int = pb.HealthCheckResponse.SERVICE_UNKNOWN
 _MAX_WATCHERS = 1024  # Beyond it RESOURCE_EXHAUSTED: a watcher costs a stream for as long as it likes.
 
 
@@ -28,11 +29,11 @@ class HealthService:
     """The health of each service of a process, by full name; "" is the process. For one event loop."""
 
     def __init__(self) -> None:
-        self._statuses: dict[str, health_pb2.HealthCheckResponse.ServingStatus.ValueType] = {}
+        self._statuses: dict[str, int] = {}
         self._changed = asyncio.Event()  # Set when a status changes, and then replaced.
         self._watchers = 0
 
-    def set(self, name: str, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
+    def set(self, name: str, status: int) -> None:
         self._statuses[name] = status
         self._changed.set()
         self._changed = asyncio.Event()
@@ -43,17 +44,19 @@ class HealthService:
             self.set(name, NOT_SERVING)
 
     def handler(self) -> edge.Service:
-        descriptor = health_pb2.DESCRIPTOR.services_by_name["Health"]
+        descriptor = pb.DESCRIPTOR.services_by_name["Health"]
         return edge.handler(descriptor, {"Check": self._check, "List": self._list, "Watch": self._watch})
 
     async def _check(self, request: health_pb2.HealthCheckRequest, _: Deadline) -> Message:
         if (status := self._statuses.get(request.service)) is None:
             raise NotFound(f"no service {request.service!r}")
-        return health_pb2.HealthCheckResponse(status=status)
+        response: Message = pb.HealthCheckResponse(status=status)
+        return response
 
-    async def _list(self, _: health_pb2.HealthListRequest, __: Deadline) -> Message:
-        statuses = {name: health_pb2.HealthCheckResponse(status=status) for name, status in self._statuses.items()}
-        return health_pb2.HealthListResponse(statuses=statuses)
+    async def _list(self, _: Any, __: Deadline) -> Message:
+        statuses = {name: pb.HealthCheckResponse(status=status) for name, status in self._statuses.items()}
+        response: Message = pb.HealthListResponse(statuses=statuses)
+        return response
 
     async def _watch(self, request: health_pb2.HealthCheckRequest, _: Deadline) -> AsyncIterator[Message]:
         """The status now, and each other one from then on; SERVICE_UNKNOWN where there is no such service."""
@@ -65,7 +68,7 @@ class HealthService:
             while True:
                 changed, status = self._changed, self._statuses.get(request.service, _UNKNOWN)
                 if status != last:
-                    yield health_pb2.HealthCheckResponse(status=status)
+                    yield pb.HealthCheckResponse(status=status)
                     last = status
                 if changed is self._changed:  # None came while the caller read.
                     await changed.wait()
@@ -82,5 +85,5 @@ def reflection_handler(services: Sequence[str]) -> edge.Service:
         async for reply in servicer.ServerReflectionInfo(requests, None):
             yield reply
 
-    descriptor = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
+    descriptor: Any = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
     return edge.handler(descriptor, {"ServerReflectionInfo": info})

@@ -13,6 +13,7 @@ from lookalike.v1.event_pb2 import ProductEvent
 
 # A description has 64 KiB at most, and vectors of 1024 dimensions in three spaces have 12.
 MAX_EVENT_BYTES = 1 << 20
+_MAX_REPLAYS = 2**32 - 1  # As many as the field counts: an event from elsewhere may say so.
 
 
 def check_change(change: Change, greatest_revision: int) -> list[str]:
@@ -93,7 +94,7 @@ def replayed(id: str, event: ProductEvent | None, now_s: float) -> ProductEvent:
     again = ProductEvent()
     again.CopyFrom(event)
     again.published_at_us = int(now_s * 1e6)
-    again.replays += 1
+    again.replays = min(event.replays + 1, _MAX_REPLAYS)
     return again
 
 

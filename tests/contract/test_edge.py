@@ -33,6 +33,7 @@ from lookalike.status import INTERNAL_MESSAGE, to_error
 from tests.edges import IMPLEMENTATIONS
 
 PARENT_S = 30.0  # No test waits that long; one that would fails.
+health_messages: Any = health_pb2  # Its stubs are older than it.
 INFO = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 UNARY, STREAM, BOTH = "/edge_test.Echo/Unary", "/edge_test.Echo/Stream", "/edge_test.Echo/Both"
 
@@ -705,6 +706,7 @@ async def test_connections_beyond_the_bound_are_closed_and_those_before_them_sta
     server = edge.server([handler], implementation)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
+    channel: Any
     async with aio_channel(f"127.0.0.1:{port}") as channel, AsyncExitStack() as on_exit:
         on_exit.push_async_callback(server.stop, None)
         assert await channel.unary_unary(UNARY)(request()) == request()
@@ -752,7 +754,7 @@ async def test_health_and_reflection_are_served_beside_the_methods(implementatio
         assert (await watch.read()).status == SERVING
         health.stop_serving()
         assert (await watch.read()).status == NOT_SERVING
-        assert dict((await stub.List(health_pb2.HealthListRequest())).statuses) == {
+        assert dict((await stub.List(health_messages.HealthListRequest())).statuses) == {
             "edge_test.Echo": health_pb2.HealthCheckResponse(status=NOT_SERVING)
         }
         watch.cancel()

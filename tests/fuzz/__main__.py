@@ -30,7 +30,8 @@ def main() -> int:
     options = parser.parse_args()
     surfaces = options.surfaces or sorted(path.stem.removeprefix("test_") for path in FOLDER.glob("test_*.py"))
     end_s = time.monotonic() + options.seconds
-    examples, seconds, failed = Counter[str](), Counter[str](), Counter[str]()
+    examples, failed = Counter[str](), Counter[str]()
+    seconds = dict.fromkeys(surfaces, 0.0)
     round_ = 0
     while (left_s := end_s - time.monotonic()) > 0:
         surface, seed = surfaces[round_ % len(surfaces)], options.seed + round_ // len(surfaces)

@@ -16,8 +16,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 PROFILE = "fuzz"
 _TIMES = 4
+_KEPT: dict[str, Any] = {}  # Examples that failed, in Hypothesis' own database.
+_FORGOTTEN: dict[str, Any] = {"database": None}
 RAN: Counter[str] = Counter()  # Examples, by the module of the test.
-TOOK_S: Counter[str] = Counter()
+TOOK_S: dict[str, float] = {}
 
 OUTCOMES: Counter[str] = Counter()  # Of examples, by the module of the test and what it made of them.
 
@@ -40,7 +42,7 @@ def fuzz(examples: int, **strategies: Any) -> Callable[[Callable[..., None]], Ca
         suppress_health_check=list(HealthCheck),
         phases=[each for each in Phase if each is not Phase.explain],
         print_blob=True,
-        **({} if long else {"database": None}),
+        **(_KEPT if long else _FORGOTTEN),
     )
 
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
@@ -53,7 +55,7 @@ def fuzz(examples: int, **strategies: Any) -> Callable[[Callable[..., None]], Ca
                 test(*args, **kwargs)
             finally:
                 RAN[surface] += 1
-                TOOK_S[surface] += time.monotonic() - started_s
+                TOOK_S[surface] = TOOK_S.get(surface, 0.0) + time.monotonic() - started_s
 
         return chosen(given(**strategies)(counted))
 

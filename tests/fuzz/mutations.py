@@ -9,7 +9,24 @@ from typing import Any
 from hypothesis import strategies as st
 
 _BLOCKS = (b"", b"\0" * 16, b"\xff" * 16, b"\x7f\xff\xff\xff", b"\0" * 4096, b"[" * 100_000, b'{"a":' * 100_000)
-_VALUES = (None, True, -1, 0, 2**31, 2**63, 2**64, 10**400, 0.5, float("nan"), float("inf"), "", "\0", "../..", [], {})
+_VALUES: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    0,
+    2**31,
+    2**63,
+    2**64,
+    10**400,
+    0.5,
+    float("nan"),
+    float("inf"),
+    "",
+    "\0",
+    "../..",
+    [],
+    {},
+)
 
 
 def damaged(data: bytes) -> st.SearchStrategy[bytes]:

@@ -70,7 +70,7 @@ RPCS: tuple[Rpc, ...] = tuple(
 
 def photos() -> tuple[bytes, ...]:
     """Small photos that are fine, and one that is not."""
-    encoded = []
+    encoded: list[bytes] = []
     for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP"):
         buffer = BytesIO()
         Image.new("RGB", (40, 30), (200, 30, len(encoded))).save(buffer, kind)

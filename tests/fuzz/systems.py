@@ -48,10 +48,11 @@ class System:
     def call(self, rpc: Rpc, requests: list[bytes], *, timeout_s: float = TIMEOUT_S, metadata: Any = None) -> Outcome:
         """The outcome of a call, with its status; of a stream the replies before it."""
         replies: list[bytes] = []
-        channel, options = self.channel(rpc.target), {"timeout": timeout_s, "metadata": metadata}
+        channel: Any = self.channel(rpc.target)
+        options = {"timeout": timeout_s, "metadata": metadata}
         try:
             if rpc.streams_requests:
-                stream = channel.stream_stream(rpc.path)(iter(requests), **options)
+                stream: Any = channel.stream_stream(rpc.path)(iter(requests), **options)
             elif rpc.streams_responses:
                 stream = channel.unary_stream(rpc.path)(requests[0], **options)
             else:

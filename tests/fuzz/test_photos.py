@@ -97,7 +97,8 @@ def _decode(decode: Decode, encoded: bytes) -> None:
         assert error.reason  # noqa: PT017  # most damages are not refused
     else:
         OUTCOMES["photos decoded"] += 1
-        assert (pixels.shape, pixels.dtype) == ((SIDE_PX, SIDE_PX, 3), np.uint8)
+        assert pixels.shape == (SIDE_PX, SIDE_PX, 3)
+        assert pixels.dtype == np.uint8
     assert time.monotonic() - started_s < MAX_S
 
 

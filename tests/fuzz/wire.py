@@ -106,8 +106,8 @@ def _flipped(data: bytes, at: int, mask: int) -> bytes:
     return data[:at] + bytes(each ^ mask for each in data[at : at + 1]) + data[at + 1 :]
 
 
-def _whole(descriptor: Descriptor, hints: Hints, depth: int) -> st.SearchStrategy[bytes]:
-    fields = list(descriptor.fields)
+def _whole(descriptor: Descriptor | None, hints: Hints, depth: int) -> st.SearchStrategy[bytes]:
+    fields = [] if descriptor is None else list(descriptor.fields)
     if not fields or depth > _MAX_DEPTH:
         return st.just(b"")
     # They are there, and seldom a second time with another value: the last one counts.

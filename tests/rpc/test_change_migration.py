@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -300,5 +301,5 @@ async def test_changes_of_an_id_that_no_product_can_have_are_none(tmp_path: Path
     version_name = build_version(tmp_path / "index", seed=1)
     async with a_shard(tmp_path) as (address, _), aio_channel(address) as channel:
         request = index_pb2.ListChangesRequest(version=version_name, ids=[b"\xff", b"unknown"])
-        page = await index_pb2_grpc.IndexShardStub(channel).ListChanges(request).read()
+        page: Any = await index_pb2_grpc.IndexShardStub(channel).ListChanges(request).read()
         assert not page.changes

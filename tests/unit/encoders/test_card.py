@@ -58,7 +58,6 @@ def test_five_keys_are_enough(tmp_path: Path) -> None:
             r"mean .* expected a list of three",
         ),
         ({"preprocessing": {"mean": [0, 0, 0], "std": [1, 0, 1]}}, r"preprocessing\.std .* above 0"),
-        ({"preprocessing": {"mean": [0, 0, float("nan")], "std": [1, 1, 1]}}, r"preprocessing\.mean \[0, 0, NaN\]"),
         ({"preprocessing": {"mean": [0, 0, 0], "std": [1, 1, 1], "channels": "GBR"}}, "expected RGB or BGR"),
         ({"dimension": None}, "dimension is missing; a card is like"),
         ({"dimension": 0}, r"dimension 0: expected a whole number in 1\.\.65536"),
@@ -79,7 +78,7 @@ def test_a_wrong_value_is_refused_by_its_key_with_what_is_allowed(
         read(tmp_path, **changes)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '"card"'])
+@pytest.mark.parametrize("text", ["", "{", "[]", '"card"', '{"seed": NaN}', "[" * 100_000])
 def test_a_file_that_is_no_card_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / CARD_FILE).write_text(text)
     with pytest.raises(BadArtifact, match=r"card\.json( is not JSON|: expected an object such as)"):
