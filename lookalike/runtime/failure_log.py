@@ -43,10 +43,7 @@ _budget = _Budget()
 def told(error: LookalikeError) -> str:
     """What a caller is told of an error. Where that is not the whole message, the log has that, by the request's id."""
     if error.public and (omitted := _budget.take()) is not None:
-        call = current()
-        log.warning(
-            "%s failed: %s [request %s]", call.method or "a call", error, call.request_id() if call.method else "-"
-        )
+        log.warning("%s failed: %s", current().method or "a call", error)
         if omitted:
             log.warning("%d more failures of calls were not logged, of more than %d in a second", omitted, _LINES_PER_S)
     return public_message(error)

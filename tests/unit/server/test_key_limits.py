@@ -202,7 +202,8 @@ def test_a_search_that_a_key_may_not_ask_for_is_refused(
 
 def test_who_calls_again_too_soon_is_refused_before_the_call_is_read_and_late() -> None:
     gateway, limits = Gateway(), dict[str, Any](calls_per_s=10.0, burst=1.0)
-    call = Call("", caller=Caller("a", frozenset({"search"}), CallerLimits(**limits)))
+    call = Call("")
+    call.caller = Caller("a", frozenset({"search"}), CallerLimits(**limits))
     gateway.keys.check_open(call)
     give_back(gateway.ask("a", **limits))
     gateway.keys.check_open(call)
@@ -219,7 +220,8 @@ def test_who_calls_again_too_soon_is_refused_before_the_call_is_read_and_late() 
 
 def test_who_has_too_many_calls_in_flight_may_call_again_when_one_ends() -> None:
     gateway, limits = Gateway(), dict[str, Any](concurrency=1)
-    call = Call("", caller=Caller("a", frozenset({"search"}), CallerLimits(**limits)))
+    call = Call("")
+    call.caller = Caller("a", frozenset({"search"}), CallerLimits(**limits))
     held = gateway.ask("a", **limits)
     with pytest.raises(Overloaded):
         gateway.ask("a", **limits)
@@ -231,7 +233,8 @@ def test_who_has_too_many_calls_in_flight_may_call_again_when_one_ends() -> None
 
 def test_only_so_many_refusals_are_late_at_once() -> None:
     gateway, limits = Gateway(), dict[str, Any](concurrency=1)
-    call = Call("", caller=Caller("a", frozenset({"search"}), CallerLimits(**limits)))
+    call = Call("")
+    call.caller = Caller("a", frozenset({"search"}), CallerLimits(**limits))
     gateway.ask("a", **limits)
     with pytest.raises(Overloaded):
         gateway.ask("a", **limits)

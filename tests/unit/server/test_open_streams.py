@@ -21,7 +21,9 @@ NO_PERMIT = cast(Permit, None)
 
 @contextmanager
 def caller(id_: str) -> Iterator[None]:
-    begin(Call("", caller=Caller(id_, frozenset({"search"}))), None)
+    call = Call("")
+    call.caller = Caller(id_, frozenset({"search"}))
+    begin(call, None)
     try:
         yield
     finally:
