@@ -31,6 +31,7 @@ from lookalike.runtime.settings import ProcessSettings
 from lookalike.runtime.standard_services import NOT_SERVING, SERVING, HealthService, reflection_handler
 from lookalike.status import INTERNAL_MESSAGE, to_error
 from tests.edges import IMPLEMENTATIONS
+from tests.fuzz import http2
 
 PARENT_S = 30.0  # No test waits that long; one that would fails.
 health_messages: Any = health_pb2  # Its stubs are older than it.
@@ -799,3 +800,29 @@ async def test_no_more_callers_watch_the_health_than_may(implementation: str, mo
             except grpc.aio.AioRpcError:
                 continue
         again.cancel()
+
+
+async def test_a_call_whose_path_is_no_utf_8_ends_nobody_elses(implementation: str) -> None:
+    waiting = Waiting()
+    handler = edge.handler(SERVICE, {"Unary": echo, "Stream": waiting.stream, "Both": echo_each})
+    server = edge.server([handler], implementation)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    channel: Any
+    async with aio_channel(f"127.0.0.1:{port}") as channel:
+        before = channel.unary_stream(STREAM)(request(b"before"))
+        assert await before.read() == request(b"before")
+        for _ in range(3):
+            await asyncio.to_thread(call_bad_path, f"127.0.0.1:{port}")
+            assert await channel.unary_unary(UNARY)(request(), wait_for_ready=True, timeout=PARENT_S) == request()
+        waiting.release.set()
+        assert await before.read() is grpc.aio.EOF
+        await server.stop(None)
+
+
+def call_bad_path(address: str) -> None:
+    """Returns when the call has ended."""
+    fields = [(name, b"/\xfc" if name == b":path" else value) for name, value in http2.request_fields("/")]
+    with http2.Connection(address) as connection:
+        connection.send(http2.frame(http2.HEADERS, http2.END_HEADERS | http2.END_STREAM, 1, http2.literal(fields)))
+        assert connection.ended(1).how != "open"

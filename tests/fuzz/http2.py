@@ -80,12 +80,24 @@ def message(data: bytes) -> bytes:
     return b"\0" + struct.pack(">I", len(data)) + data
 
 
+def _connected(host: str, port: int) -> socket.socket:
+    """A connection, for which a server that is being replaced may take a moment."""
+    give_up_s = time.monotonic() + 10
+    while True:
+        try:
+            return socket.create_connection((host, port), timeout=20)
+        except ConnectionRefusedError:
+            if time.monotonic() > give_up_s:
+                raise
+            time.sleep(0.01)
+
+
 class Connection:
     """A connection to `host:port`; of what the server sends, only what is read is taken."""
 
     def __init__(self, address: str, first: bytes = PREFACE + settings({})) -> None:
         host, _, port = address.rpartition(":")
-        self._socket = socket.create_connection((host, int(port)), timeout=20)
+        self._socket = _connected(host, int(port))
         self._decoder = Decoder()
         self._received = b""
         self.send(first)

@@ -277,6 +277,7 @@ METADATA = st.one_of(st.lists(LEGAL, max_size=12), st.lists(LEGAL, max_size=3), 
 @example(more=[(b"grpc-timeout", b"0n")])
 @example(more=[(b"grpc-encoding", b"snappy")])
 @example(more=[(b":authority", b"another")])
+@example(more=[(b":path", b"\xfc")])
 @example(more=[(b"authorization", b"\x80")])
 def test_any_metadata_has_an_answer_or_an_error_of_its_caller(system: System, more: list[tuple[bytes, bytes]]) -> None:
     ended = answer(system.addresses["gateway"], *more)

@@ -10,6 +10,7 @@ from lookalike.errors import Unavailable
 from lookalike.runtime import failure_log
 from lookalike.runtime.call import Call, begin
 from lookalike.runtime.failure_log import told, told_as_message
+from lookalike.runtime.telemetry import TextFormatter
 
 
 @pytest.fixture(autouse=True)
@@ -22,8 +23,8 @@ def test_the_log_has_the_whole_message_and_the_id_of_the_request(caplog: pytest.
     begin(Call("/a/B", [("x-request-id", "order-7")]), None)
     error = Unavailable("shard 10.0.0.7:7000: Connection refused").hidden_as("shard 2 is not available")
     assert told(error) == told_as_message(error).message == "shard 2 is not available"
-    line = caplog.messages[0]
-    assert line == "/a/B failed: shard 10.0.0.7:7000: Connection refused [request order-7]"
+    line = TextFormatter().format(caplog.records[0])
+    assert "/a/B failed: shard 10.0.0.7:7000: Connection refused [request_id=order-7" in line
 
 
 def test_an_error_that_hides_nothing_is_told_whole_and_not_logged(caplog: pytest.LogCaptureFixture) -> None:
