@@ -66,7 +66,12 @@ def read_manifest(directory: Path, *, format_version: int, files: RequiredFiles)
         manifest: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadArtifact(f"{path}: {error}") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != format_version or manifest.get("kind") not in files:
+    if (
+        not isinstance(manifest, dict)
+        or manifest.get("format") != format_version
+        or manifest.get("kind") not in [*files]  # Anything may stand there, also what no key can be.
+        or not isinstance(manifest.get("files"), dict)
+    ):
         raise BadArtifact(f"{path}: not a {' or '.join(files)} encoder of format {format_version}")
     if manifest.get("fingerprint") != manifest_fingerprint(manifest):
         raise BadArtifact(f"{path}: does not match its fingerprint: it was changed after it was written")

@@ -206,9 +206,11 @@ def _zip_name(member: zipfile.ZipInfo) -> str:
     return member.filename
 
 
-# What tarfile and zipfile raise for damaged files; RuntimeError: for encrypted ones and unknown compressions.
+# What tarfile and zipfile raise for damaged files; RuntimeError: for encrypted ones and unknown compressions;
+# TypeError: for a gzip file that ends within its header.
 _DAMAGED = (
     tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, OSError, RuntimeError, ValueError,
+    TypeError, LookupError, ArithmeticError,
 )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import grpc
 import grpc.aio
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
-from grpc._cython import cygrpc  # type: ignore[attr-defined]  # the stubs leave it out
+from grpc._cython import cygrpc
 
 from lookalike.errors import (
     BadSettings,
@@ -35,7 +35,7 @@ from lookalike.limits import (
 )
 from lookalike.runtime.call import Call, Guard, Metadata, answering
 from lookalike.runtime.deadline import Deadline
-from lookalike.runtime.grpcio_server import GrpcioServer
+from lookalike.runtime.grpcio_server import grpcio_server
 from lookalike.runtime.listening import max_connections
 from lookalike.runtime.methods import (
     Bidirectional,
@@ -343,10 +343,10 @@ def server(
     methods = [method for each in handlers if isinstance(each, Service) for method in each.methods]
     if implementation == "grpcio" or not methods:
         bound = ("grpc.max_allowed_incoming_connections", max_connections())
-        return GrpcioServer(handlers, (*_SERVER_OPTIONS, *_connection_age(tls_age_s), bound))
+        return grpcio_server(handlers, (*_SERVER_OPTIONS, *_connection_age(tls_age_s), bound))
     try:
         from lookalike.runtime.native_server import NativeServer
     except ImportError as error:
         reason = f"the native gRPC server needs the package pygrpc-native: pip install 'pygrpc-native<0.6' ({error})"
         raise BadSettings(reason) from error
-    return NativeServer(methods, GrpcioServer(handlers, _SERVER_OPTIONS), guard)
+    return NativeServer(methods, grpcio_server(handlers, _SERVER_OPTIONS), guard)

@@ -9,8 +9,8 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from grpc._cython import cygrpc  # type: ignore[attr-defined]  # the stubs leave it out
-from grpc.aio import _server as grpcio  # type: ignore[attr-defined]  # as above
+from grpc._cython import cygrpc
+from grpc.aio import _server as grpcio
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +18,14 @@ _REBIND_S = 0.01  # Between attempts to listen again; the port is free when the 
 _LAST_CALLS_S = 30.0  # For the calls that the old server has begun.
 
 
-class GrpcioServer(grpcio.Server):  # type: ignore[misc]  # as above
+def grpcio_server(handlers: Sequence[grpc.GenericRpcHandler], options: Sequence[tuple[str, Any]]) -> grpc.aio.Server:
+    """As `grpc.aio.server`."""
+    server: Any = GrpcioServer(handlers, options)  # Which is one, but not to the stubs.
+    made: grpc.aio.Server = server
+    return made
+
+
+class GrpcioServer(grpcio.Server):
     """As `grpc.aio.server` makes it, but it goes on after a call whose path is no UTF-8.
 
     The loop of grpcio's server (1.85) ends then, the port is closed, and the process stays as if nothing had happened.

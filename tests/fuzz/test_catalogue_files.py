@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import strategies as st
 
-from lookalike.errors import OperatorError
+from lookalike.errors import BadCatalogue, OperatorError
 from pipeline import archive, catalogue
 from pipeline.catalogue import CatalogueRow
 from pipeline.product import RejectedRow
@@ -165,6 +165,13 @@ ARCHIVES = {
     "photos.tar.gz": _tar("w:gz"),
     "photos.tar.xz": _tar("w:xz"),
 }
+
+
+@pytest.mark.parametrize("size", [0, 3, 9, 20])
+def test_an_archive_that_ends_within_its_header_is_refused(tmp_path: Path, size: int) -> None:
+    (tmp_path / "photos.tar.gz").write_bytes(ARCHIVES["photos.tar.gz"][:size])
+    with pytest.raises(BadCatalogue, match=r"photos\.tar\.gz: "):
+        archive.photo_names(tmp_path / "photos.tar.gz")
 
 
 @pytest.mark.parametrize("name", ARCHIVES)
