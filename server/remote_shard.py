@@ -33,7 +33,7 @@ class RemoteShard:
     in_service = 1
     numbering = ""
 
-    def __init__(self, address: str, shard: int, name: str = "") -> None:
+    def __init__(self, address: str, name: str = "", *, shard: int) -> None:
         self.address = address
         self._shard = shard
         self._channel = aio_channel(address, name)

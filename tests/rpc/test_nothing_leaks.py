@@ -26,6 +26,7 @@ from google.protobuf.message_factory import GetMessageClass
 from lookalike.changes import upsert_change
 from lookalike.channels import aio_channel
 from lookalike.errors import Unavailable
+from lookalike.runtime.telemetry import TextFormatter
 from lookalike.v1 import admin_pb2, catalog_pb2, search_pb2
 from lookalike.v1.admin_pb2 import (
     CreateKeyRequest,
@@ -320,6 +321,7 @@ async def test_whatever_fails_callers_are_told_no_address_path_library_or_secret
 async def test_the_log_has_what_callers_are_not_told_by_the_id_of_the_request(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.handler.setFormatter(TextFormatter())  # As processes have it.
     async with a_system(tmp_path) as system:
         await system.stop("shard 0", "shard 1")
         await asyncio.sleep(0.2)
@@ -327,5 +329,5 @@ async def test_the_log_has_what_callers_are_not_told_by_the_id_of_the_request(
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await count(CountRequest(), timeout=3, metadata=[("x-request-id", "order-4711")])
         assert re.match(r"shard \d", refused.value.details() or "")
-    (line,) = [each.getMessage() for each in caplog.records if "order-4711" in each.getMessage()]
+    (line,) = [each for each in caplog.text.splitlines() if "request_id=order-4711" in each]
     assert any(port in line for port in system.secrets), line
