@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from lookalike import channels
+from lookalike.access.file_key_store import FileKeyStore
+from lookalike.access.key import new_key
 from lookalike.changes import upsert_change
 from lookalike.client import AsyncClient, Client, SearchArguments
-from lookalike.errors import BadSettings, Unavailable
+from lookalike.errors import BadSettings, PermissionDenied, Unauthenticated, Unavailable
 from lookalike.local import certificates
 from lookalike.v1.catalog_pb2 import BatchWriteRequest
 from lookalike.v1.types_pb2 import SPACE_IMAGE, Product
@@ -57,3 +59,24 @@ async def test_a_client_that_shows_no_certificate_is_not_answered_and_told_what_
 def test_a_client_whose_files_cannot_be_used_says_so_at_once(certs: Path) -> None:
     with pytest.raises(BadSettings, match="nobody"):
         Client("127.0.0.1:1", tls=tls_of(certs, "nobody"))
+
+
+async def test_a_certificate_may_do_what_the_store_of_keys_lets_its_name_do(certs: Path, tmp_path: Path) -> None:
+    named, _ = new_key("shop", frozenset({"search"}), now_s=1, identity="client")
+    key, token = new_key("night", frozenset({"read"}), now_s=1)
+    store = FileKeyStore(tmp_path / "keys.json")
+    store.put(named)
+    store.put(key)
+    async with scripted_system(keys=str(tmp_path / "keys.json")) as system:
+        own = tls_of(certs, "client")
+        async with AsyncClient(system.address, tls=own, retry=None) as client:
+            assert (await client.search(product_id="p01")).provenance.coverage == 1.0
+            with pytest.raises(PermissionDenied, match="scope write"):
+                await client.remove("p01", revision=1)
+        async with AsyncClient(system.address, tls=own, api_key=token, retry=None) as client:
+            assert await client.count()  # The key goes before the certificate.
+            with pytest.raises(PermissionDenied, match="scope search"):
+                await client.search(product_id="p01")
+        async with AsyncClient(system.address, tls=tls_of(certs, "gateway"), retry=None) as client:
+            with pytest.raises(Unauthenticated):
+                await client.search(product_id="p01")
