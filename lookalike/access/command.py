@@ -12,6 +12,7 @@ from typing import Any
 
 from lookalike.access.key import AccessKey, new_key, to_document
 from lookalike.access.key_store import KeyStore, open_key_store
+from lookalike.cli import flags
 from lookalike.cli.flags import command_parser
 from lookalike.errors import BadSettings, NotFound
 from lookalike.limits import MAX_LIMIT
@@ -149,10 +150,12 @@ def _parser(command: str, description: str, epilog: str, environ: Mapping[str, s
         "--keys", metavar="FILE|URL", default=keys, required=not keys, help="file, or redis://… [LOOKALIKE_KEYS]"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
+    flags.add_tls_flags(parser, environ)
     return parser
 
 
 def _store(options: argparse.Namespace) -> KeyStore:
+    flags.use_tls(options)
     return open_key_store(options.keys)
 
 

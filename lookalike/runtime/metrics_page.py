@@ -6,7 +6,7 @@ import logging
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 METRICS = "/metrics"  # The method of the call that a guard sees in place of a request for the page.
+_IDENTITIES = "lookalike.identities"  # In the environment of a request: the names in the client's certificate.
 _REQUEST_S = 10.0  # Of a client that sends no request.
 
 
@@ -67,15 +68,25 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 
 class _Handler(WSGIRequestHandler):
+    def get_environ(self) -> dict[str, Any]:
+        return {**super().get_environ(), _IDENTITIES: _names_of(self.connection)}
+
     def log_message(self, format: str, *args: object) -> None:
         """Nothing: Prometheus asks every few seconds."""
+
+
+def _names_of(connection: socket.socket) -> Sequence[str]:
+    certificate: Any = connection.getpeercert() if isinstance(connection, ssl.SSLSocket) else None
+    return [value for _, value in (certificate or {}).get("subjectAltName", ())]
 
 
 def _guarded(page: WSGIApplication, guard: Guard) -> WSGIApplication:
     def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         peer = f"ipv4:{environ.get('REMOTE_ADDR', '')}:0"
         try:
-            guard(Call(METRICS, (("authorization", environ.get("HTTP_AUTHORIZATION", "")),), peer))
+            guard(
+                Call(METRICS, (("authorization", environ.get("HTTP_AUTHORIZATION", "")),), peer, environ[_IDENTITIES])
+            )
         except Unauthenticated as error:
             return _refuse(start_response, "401 Unauthorized", error)
         except CallerError as error:

@@ -22,12 +22,12 @@ from prometheus_client import REGISTRY
 
 from lookalike import channels
 from lookalike.channels import aio_channel, blocking_channel
-from lookalike.errors import BadSettings, LookalikeError, Unavailable
+from lookalike.errors import BadSettings, LookalikeError, PermissionDenied, Unavailable
 from lookalike.local import certificates
 from lookalike.local.probes import free_ports
 from lookalike.renewed_channels import RenewedChannel
 from lookalike.runtime import edge, lifecycle, metrics_page, security
-from lookalike.runtime.call import current
+from lookalike.runtime.call import Call, current
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.replicas import Replicas
 from lookalike.runtime.settings import ProcessSettings
@@ -289,6 +289,21 @@ def test_the_metrics_page_is_shown_by_tls_to_those_that_show_a_certificate(certs
     issue(certs, "gateway")
     time.sleep(LOOK_S)
     assert ssl_of(certs, f"127.0.0.1:{port}") != before
+
+
+def test_the_metrics_page_knows_its_readers_by_the_names_in_their_certificates(certs: Path) -> None:
+    def only_clients(call: Call) -> None:
+        if "client" not in call.identities:
+            raise PermissionDenied("not you")
+
+    (port,) = free_ports(1)
+    files = security.server_files(EchoSettings(**settings_of(certs, "gateway")))
+    metrics_page.expose_metrics("127.0.0.1", port, only_clients, security.metrics_tls(files))
+    url = f"https://127.0.0.1:{port}/metrics"
+    with urllib.request.urlopen(url, timeout=CALL_S, context=tls_of(certs, "client").context()) as page:
+        assert page.status == 200
+    with pytest.raises(OSError, match="403"):
+        urllib.request.urlopen(url, timeout=CALL_S, context=tls_of(certs, "gateway").context())
 
 
 async def test_the_health_service_alone_has_a_plain_port(certs: Path) -> None:
