@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 
 from lookalike.channels import aio_channel
 from lookalike.credentials import ApiKey, authorization
+from lookalike.runtime.call import Metadata, outgoing
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.edge import peer_error
 from lookalike.status import from_request_error
@@ -63,7 +64,7 @@ class Gateway:
 
     async def products(self) -> AsyncIterator[Product]:
         """Every product with its description, by rising id: all of them, or an error."""
-        call = self._stub.List(ListRequest(descriptions=True), metadata=self._authorization())
+        call = self._stub.List(ListRequest(descriptions=True), metadata=self._metadata())
         try:
             async for product in call:
                 yield product
@@ -92,6 +93,10 @@ class Gateway:
     async def _answer(self, method: Callable[..., Awaitable[Response]], request: Message, timeout_s: float) -> Response:
         deadline = Deadline.after(timeout_s)
         try:
-            return await method(request, timeout=timeout_s, metadata=self._authorization())
+            return await method(request, timeout=timeout_s, metadata=self._metadata())
         except grpc.aio.AioRpcError as error:
             raise peer_error(error, "gateway", deadline) from error
+
+    def _metadata(self) -> Metadata:
+        """The API key, and the call that this one is made for."""
+        return (*(self._authorization() or ()), *outgoing())

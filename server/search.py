@@ -179,7 +179,7 @@ class Searcher:
             _count_lookup("miss" if cached is None else cached.value)
         if query is None:
             with tracing.span("parse"):
-                query = self.parser.parse(data, example_fields=example_fields)
+                query = self._parse(data, example_fields)
         # Before the search is shared with equal ones in flight, whose callers have limits of their own.
         if ExampleSource.IMAGE in query.sources:
             self.callers.count_photos(len(query.examples_by(ExampleSource.IMAGE)))

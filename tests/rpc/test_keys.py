@@ -51,11 +51,11 @@ class Keyed:
 
 
 @asynccontextmanager
-async def keyed_system(folder: Path, *keys: Key) -> AsyncIterator[Keyed]:
+async def keyed_system(folder: Path, *keys: Key, **settings: Any) -> AsyncIterator[Keyed]:
     store = FileKeyStore(folder / "keys.json")
     for key, _ in keys:
         store.put(key)
-    async with scripted_system(keys=str(folder / "keys.json")) as system:
+    async with scripted_system(keys=str(folder / "keys.json"), **settings) as system:
         yield Keyed(system, store)
 
 
@@ -123,6 +123,14 @@ async def test_what_a_key_may_not_ask_for_it_does_not_get_from_the_cache_either(
             streamed = [each async for each in client.search_stream([{"product_id": "p01", "exact": True, "limit": 5}])]
             assert isinstance(streamed[0][1], PermissionDenied)
             assert isinstance(await refusal(client.find_duplicates(product_id="p01", limit=6)), InvalidRequest)
+
+
+async def test_without_a_cache_a_key_may_ask_for_no_more_than_with_one(tmp_path: Path) -> None:
+    bound = a_key("search", exact=False, max_limit=5)
+    async with keyed_system(tmp_path, bound, cache_ttl_s=0.0) as keyed, keyed.client(bound[1]) as client:
+        assert isinstance(await refusal(client.search(product_id="p01", exact=True, limit=5)), PermissionDenied)
+        assert isinstance(await refusal(client.search(product_id="p01", limit=6)), InvalidRequest)
+        assert not (await client.search(product_id="p01", limit=5)).provenance.cached
 
 
 async def test_a_rate_holds_for_single_searches_cached_ones_batches_and_streams(tmp_path: Path) -> None:

@@ -187,20 +187,30 @@ async def test_without_a_product_encoder_only_the_queries_that_need_it_fail() ->
 
 
 @pytest.mark.parametrize(
-    ("error", "code"),
+    ("error", "code", "told"),
     [
-        (FailedPrecondition("this process has no product encoder"), grpc.StatusCode.FAILED_PRECONDITION),
-        (InvalidRequest("inputs[0].image", "has 8 dimensions"), grpc.StatusCode.FAILED_PRECONDITION),
-        (Overloaded("full"), grpc.StatusCode.RESOURCE_EXHAUSTED),
-        (Unavailable("still loading"), grpc.StatusCode.UNAVAILABLE),
+        (
+            FailedPrecondition("this process has no product encoder"),
+            grpc.StatusCode.FAILED_PRECONDITION,
+            "this process has no product encoder",
+        ),
+        (
+            InvalidRequest("inputs[0].image", "has 8 dimensions"),
+            grpc.StatusCode.FAILED_PRECONDITION,
+            "inputs[0].image: has 8 dimensions",
+        ),
+        (Overloaded("full"), grpc.StatusCode.RESOURCE_EXHAUSTED, "full"),
+        (Unavailable("still loading"), grpc.StatusCode.UNAVAILABLE, "product encoder is not available"),
     ],
-    ids=lambda each: getattr(each, "name", type(each).__name__),
+    ids=["no encoder", "dimensions", "full", "loading"],
 )
-async def test_errors_of_the_product_encoder_are_passed_on(error: LookalikeError, code: grpc.StatusCode) -> None:
+async def test_errors_of_the_product_encoder_are_passed_on(
+    error: LookalikeError, code: grpc.StatusCode, told: str
+) -> None:
     async with scripted_system(spaces=ALL) as system:
         system.product_encoder.error = error
         request = SearchRequest(examples=[photo(7), words(7)], space=SPACE_PRODUCT)
-        assert str(error) in await details_of(system.search.Search(request), code)
+        assert told in await details_of(system.search.Search(request), code)
         assert (await system.search.Search(SearchRequest(examples=[photo(7)], space=SPACE_IMAGE))).hits
 
 
