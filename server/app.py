@@ -11,7 +11,7 @@ import grpc
 
 from encoders.clients import Encoders
 from lookalike.access.followed_keys import guarding
-from lookalike.access.key_store import open_key_store
+from lookalike.access.open_store import open_key_store
 from lookalike.errors import BadSettings
 from lookalike.releases.location import Location, open_location
 from lookalike.runtime import edge, lifecycle, security, telemetry

@@ -11,7 +11,8 @@ from math import inf
 from typing import Any
 
 from lookalike.access.key import AccessKey, new_key, to_document
-from lookalike.access.key_store import KeyStore, open_key_store
+from lookalike.access.key_store import KeyStore
+from lookalike.access.open_store import open_key_store
 from lookalike.cli import flags
 from lookalike.cli.flags import command_parser
 from lookalike.errors import BadSettings, NotFound

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from lookalike.access.guard import KeyGuard, KeyTable
-from lookalike.access.key_store import KeyStore, StoredKeys, open_key_store
+from lookalike.access.key_store import KeyStore, StoredKeys
+from lookalike.access.open_store import open_key_store
 from lookalike.errors import BadArtifact, OperatorError, Unavailable
 from lookalike.runtime.call import Call, Guard
 from lookalike.runtime.lifecycle import background_task

@@ -1,15 +1,12 @@
-"""Where keys are kept: one interface over a file and Redis. `open_key_store` chooses by the address."""
+"""Where keys are kept: one interface over a file and Redis. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from lookalike.access.key import AccessKey
 from lookalike.errors import BadSettings
-
-REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 
 
 class StoredKeys(NamedTuple):
@@ -35,19 +32,6 @@ class KeyStore(Protocol):
         """Remove the key of an id. Returns whether there was one."""
 
     def close(self) -> None: ...
-
-
-def open_key_store(address: str) -> KeyStore:
-    """The store at a path, or at a URL of Redis. Raises BadSettings; nothing is connected yet."""
-    if address.startswith(REDIS_SCHEMES):
-        from lookalike.access.redis_key_store import RedisKeyStore
-
-        return RedisKeyStore(address)
-    if "://" in address:
-        raise BadSettings(f"keys: a path, or a URL that begins with {', '.join(REDIS_SCHEMES)}")
-    from lookalike.access.file_key_store import FileKeyStore
-
-    return FileKeyStore(Path(address))
 
 
 def check_identity(key: AccessKey, others: Sequence[AccessKey]) -> None:

@@ -13,7 +13,8 @@ import pytest
 from redis import Redis
 
 from lookalike.access.key import AccessKey, new_key
-from lookalike.access.key_store import KeyStore, StoredKeys, open_key_store
+from lookalike.access.key_store import KeyStore, StoredKeys
+from lookalike.access.open_store import open_key_store
 from lookalike.access.redis_key_store import GENERATION, KEYS
 from lookalike.errors import BadArtifact, BadSettings, Unavailable
 from lookalike.runtime.call import CallerLimits

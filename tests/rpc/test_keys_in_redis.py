@@ -10,7 +10,7 @@ import pytest
 
 from lookalike.access import followed_keys
 from lookalike.access.key import new_key
-from lookalike.access.key_store import open_key_store
+from lookalike.access.open_store import open_key_store
 from lookalike.client import AsyncClient
 from lookalike.errors import OperatorError, Unauthenticated
 from tests.redis_servers import RedisServer

@@ -10,7 +10,7 @@ import pytest
 
 from lookalike.access import command
 from lookalike.access.guard import KeyTable
-from lookalike.access.key_store import open_key_store
+from lookalike.access.open_store import open_key_store
 from lookalike.errors import BadSettings, NotFound
 
 
