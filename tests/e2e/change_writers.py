@@ -65,7 +65,8 @@ class ChangeWriter:
         """Change products until `stop` is set."""
         while not stop.is_set():
             try:
-                with Client(self._address, timeout_s=_CALL_S) as client:
+                # A change that gRPC sent again by itself would be answered as older than itself.
+                with Client(self._address, timeout_s=_CALL_S, retry=None) as client:
                     while not stop.is_set():
                         self._turn(client, stop)
             except LookalikeError:
