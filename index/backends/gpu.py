@@ -239,6 +239,7 @@ def _with_float32_centroids(ivf_index: IvfIndex) -> Any:
         return clone(index)
     finally:
         index.quantizer = compact  # Which it owns, and frees.
+        centroids.this.acquire()  # As in `index/backends/ivf.py`.
 
 
 def _kib(size_bytes: int) -> str:

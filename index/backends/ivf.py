@@ -259,6 +259,7 @@ def _add_vectors(
                 lists.add_with_ids(rotation.rotate(chunk, matrix), positions[part])
     finally:
         lists.quantizer = compact
+        centroids.this.acquire()  # What is assigned is not freed by its variable any more.
     index.ntotal = lists.ntotal
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import gc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from index.backends import ivf
 from index.backends.compact_lists import CompactLists
+from index.backends.faiss_support import faiss
 from index.backends.fast_scan_lists import FastScanLists
 from index.backends.ivf import IvfIndex
 from index.backends.recipe import IvfRecipe, resolve_recipe
@@ -99,6 +101,21 @@ def test_searches_go_on_while_other_copies_of_an_index_are_made_and_freed() -> N
             del copy
             gc.collect()
         assert all(answers)
+
+
+def test_whoever_adds_vectors_to_lists_frees_the_centroids_that_were_for_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    """faiss's Python classes give an index that is assigned to another one away, and it is not taken back by itself."""
+    made, flat = [], faiss.IndexFlatIP
+
+    def make(dim: int) -> Any:
+        made.append(flat(dim))
+        return made[-1]
+
+    vectors = clustered(COUNT, DIM)
+    index = compact("IVF16,SQ8", vectors)
+    monkeypatch.setattr(faiss, "IndexFlatIP", make)
+    index.with_vectors(vectors)
+    assert [each.this.own() for each in made] == [True]
 
 
 def test_an_index_is_searched_after_the_one_it_was_trained_with_is_gone() -> None:
