@@ -98,7 +98,7 @@ class ProcessSettings:
         if not self.tls_cert:
             return "calls are not encrypted: set tls_cert and tls_key"
         if not self.checks_callers():
-            return "anybody may call: set tls_client_ca"
+            return "anybody may call: set tls_client_ca, or keys (of gateways and nodes)"
         return ""
 
     def check_security(self) -> None:
